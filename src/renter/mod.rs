@@ -52,7 +52,7 @@ use memory::SlabPool;
 use nodes::{Placements, TreeCache};
 use place::{HostTable, place};
 
-pub use memory::{SLAB_MEMORY_DEFAULT_BYTES, SlabMemory};
+pub use memory::SLAB_MEMORY_DEFAULT_BYTES;
 pub use read::Expect;
 pub use write::{Completion, Written};
 
@@ -207,7 +207,7 @@ impl Renter {
             hedges: HedgeBudget::default(),
             retries: RetryBudget::default(),
             damages: Mutex::default(),
-            code: Arc::new(Code::new(options.k, options.m)),
+            code: new_code(options.k, options.m),
             options,
             table,
             by_row,
@@ -291,7 +291,7 @@ impl Shared {
     }
 
     fn code(&self, k: u8, m: u8) -> Arc<Code> {
-        if (k, m) == (self.options.k, self.options.m) { self.code.clone() } else { Arc::new(Code::new(k, m)) }
+        if (k, m) == (self.options.k, self.options.m) { self.code.clone() } else { new_code(k, m) }
     }
 
     fn report_damage(&self, spot: &Spot, kind: DamageKind, reason: &str) {
@@ -316,6 +316,10 @@ impl Shared {
         let Some(host) = spot.host.as_ref().map(Host::id) else { return };
         lock(&self.damages).retain(|damage| damage.root != spot.root || damage.host != host);
     }
+}
+
+fn new_code(k: u8, m: u8) -> Arc<Code> {
+    Arc::new(Code::new(k, m).expect("redundancies are checked where they are parsed"))
 }
 
 /// Where a sector lies on its host (`docs/formats.md` 2).

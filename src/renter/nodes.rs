@@ -42,8 +42,8 @@ impl CheckedTree {
             Ok(header) => header.data_length,
             Err(error) => return Prefix::Wrong(error.to_string()),
         };
-        let Some(nodes) = object.get(HEADER_BYTES..data_offset(data_length) as usize) else {
-            return Prefix::TooShort(data_offset(data_length));
+        let Some(nodes) = object.get(HEADER_BYTES..data_offset(data_length)) else {
+            return Prefix::TooShort(data_offset(data_length) as u64);
         };
         // A longer tree of the same root would put the data at another offset, and every other host's copy of the
         // sector would then look wrong. Writers cut trailing zeros, so the shortest tree is the only honest one.
@@ -67,7 +67,7 @@ impl CheckedTree {
 
     /// Where whole grains lie in the object, which may end within the last one.
     pub(super) fn in_object(&self, grains: &Range<u32>) -> Range<u64> {
-        let offset = data_offset(self.data_end());
+        let offset = data_offset(self.data_end()) as u64;
         offset + u64::from(grains.start)..offset + u64::from(grains.end)
     }
 

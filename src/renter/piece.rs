@@ -201,7 +201,7 @@ struct FirstTouch {
 fn first_touch_plan(wanted: &Wanted) -> FirstTouch {
     let whole_grains = |bytes: u32| bytes.next_multiple_of(GRAIN_BYTES as u32);
     let length = whole_grains(wanted.length_guess.unwrap_or(SECTOR_BYTES as u32));
-    let offset = data_offset(length);
+    let offset = data_offset(length) as u64;
     let start = wanted.range.start / GRAIN_BYTES as u32 * GRAIN_BYTES as u32;
     let end = whole_grains(wanted.range.end).min(length);
     if wanted.length_guess.is_some() && offset + u64::from(length) <= WHOLE_OBJECT_MAX_BYTES {

@@ -8,7 +8,7 @@
 
 use std::{collections::VecDeque, ops::Range, sync::Arc, time::Duration};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures::{StreamExt, stream::FuturesUnordered};
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -95,13 +95,9 @@ impl Renter {
         };
         let candidates = self.shared.slab_spots(slab).into_iter().map(candidate).collect();
         let race = Race::new(&self.shared, candidates, k, Known::Written, range.end - range.start, trace);
-        let mut pieces = race.run().await.map_err(|lost| lost.into_error(k))?;
-        pieces.sort_unstable_by_key(|(piece_index, _)| *piece_index);
-        for (_, bytes) in &mut pieces {
-            pad(bytes, rows.len());
-        }
+        let pieces = race.run().await.map_err(|lost| lost.into_error(k))?;
         let join_bytes = rows.len() * k;
-        let join = || code.decode_range(&pieces, rows, range);
+        let join = || code.decode_range(&pieces, rows, range).expect("k checked pieces of one slab, cut to its rows");
         Ok(if join_bytes > JOIN_INLINE_MAX_BYTES { compute(join) } else { join() })
     }
 }
@@ -117,15 +113,6 @@ fn piece_length(slab: &SlabRef, piece_index: usize) -> u32 {
         false => if rest > 0 { segment } else { 0 },
     };
     (whole + last).min(SECTOR_BYTES as u64) as u32
-}
-
-fn pad(bytes: &mut Bytes, len: usize) {
-    if bytes.len() < len {
-        let mut padded = BytesMut::with_capacity(len);
-        padded.extend_from_slice(bytes);
-        padded.resize(len, 0);
-        *bytes = padded.freeze();
-    }
 }
 
 /// A piece that could be asked for.

@@ -152,13 +152,12 @@ impl Renter {
     /// Encodes the slab anew from what can be read of it: one slab's memory, one step more, and the roots prove the
     /// result before anything is written.
     async fn rebuild(&self, slab: &SlabRef) -> Result<Vec<SectorObject>, RenterError> {
-        let memory = self.acquire_slab().await;
-        let encoder = SlabEncoder::new(slab.k, slab.m, self.shared.table.epoch, memory.buffers);
+        let memory = self.shared.memory.acquire(slab.k, slab.m).await;
+        let encoder = SlabEncoder::new(slab.k, slab.m, self.shared.table.epoch, memory).expect("a slab's redundancy is checked where it is parsed");
         let step_bytes = encoder.step_bytes() as u64;
-        for step in 0..encoder.steps() {
-            let start = step as u64 * step_bytes;
-            let content = self.read_slab(slab, start..start + step_bytes, &Trace::default()).await?;
-            compute(|| encoder.encode_step(step, &content));
+        for step in 0..slab.content_len.div_ceil(step_bytes) {
+            let content = self.read_slab(slab, step * step_bytes..(step + 1) * step_bytes, &Trace::default()).await?;
+            compute(|| encoder.encode_step(step as usize, &content));
         }
         let encoded = compute(|| encoder.finish(slab.content_len));
         let same = encoded.objects.iter().map(|object| &object.root).eq(slab.roots.iter());
@@ -245,7 +244,7 @@ fn is_object_size(object_bytes: u64) -> bool {
     // A full grain and its node; the last grain may be shorter, but not empty.
     let grain_count = body_bytes.div_ceil((GRAIN_BYTES + NODE_BYTES) as u64);
     let Some(data_length) = body_bytes.checked_sub(grain_count * NODE_BYTES as u64) else { return false };
-    data_length <= SECTOR_BYTES as u64 && object_len(data_length as u32) == object_bytes
+    data_length <= SECTOR_BYTES as u64 && object_len(data_length as u32) as u64 == object_bytes
 }
 
 fn not_enough(have: usize, need: usize, mut reasons: Vec<String>) -> RenterError {
@@ -360,9 +359,9 @@ mod tests {
     #[test]
     fn sizes_of_objects_are_known() {
         for data_length in [0, 1, 4095, 4096, 4097, 8192, 10_000, SECTOR_BYTES as u32 - 1, SECTOR_BYTES as u32] {
-            assert!(is_object_size(object_len(data_length)), "{data_length}");
+            assert!(is_object_size(object_len(data_length) as u64), "{data_length}");
         }
-        let full = object_len(SECTOR_BYTES as u32);
+        let full = object_len(SECTOR_BYTES as u32) as u64;
         for wrong in [0, 63, 65, 96, 64 + 32 + 4096 + 1, 64 + 32 + 4096 + 32, full + 1] {
             assert!(!is_object_size(wrong), "{wrong}");
         }
