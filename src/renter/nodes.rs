@@ -117,11 +117,6 @@ impl TreeCache {
     pub(super) fn keep(&self, root: Root, tree: Arc<CheckedTree>) {
         self.0.insert(root, tree);
     }
-
-    #[cfg(test)]
-    pub(super) fn clear(&self) {
-        self.0.invalidate_all();
-    }
 }
 
 /// Rows of the host table by slab id or base sector root. Reckoning a placement costs 9 x 9 hashes and logarithms, about

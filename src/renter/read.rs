@@ -23,7 +23,7 @@ use crate::{
 
 /// A read that has not come to an end by then answers `TimedOut`: longer than a host's own time-outs and a retry, shorter
 /// than the minute after which browsers and proxies give up.
-const READ_MAX: Duration = Duration::from_secs(30);
+pub(super) const READ_MAX: Duration = Duration::from_secs(30);
 /// Deadline over expected end: best in simulation between 1.1 and 1.5.
 const HEDGE_FACTOR: f64 = 1.25;
 /// No spare before this: on one machine two cores' scheduling alone makes 5 ms, and spares would only add to it.
@@ -103,7 +103,7 @@ impl Renter {
 }
 
 /// Data bytes of a piece whose slab's content ends in no zeros.
-fn piece_length(slab: &SlabRef, piece_index: usize) -> u32 {
+pub(super) fn piece_length(slab: &SlabRef, piece_index: usize) -> u32 {
     let segment = SEGMENT_BYTES as u64;
     let stripe = segment * u64::from(slab.k);
     let rest = slab.content_len % stripe;
