@@ -55,13 +55,7 @@ impl Renter {
     /// `NotFound` only if *every* host that should hold a copy answered that it does not. Fewer would not do: an acknowledged sector has
     /// `f + 1` of its `c` copies, so `c - f - 1` hosts may honestly lack it, and `f` more may have lost theirs since:
     /// together `c - 1`. So with a host down, an unknown root is `TooFewPieces`.
-    pub async fn read_sector(
-        &self,
-        root: &Root,
-        expect: Expect,
-        range: Range<u32>,
-        trace: &Trace,
-    ) -> Result<Bytes, RenterError> {
+    pub async fn read_sector(&self, root: &Root, expect: Expect, range: Range<u32>, trace: &Trace) -> Result<Bytes, RenterError> {
         assert!(range.end as usize <= SECTOR_BYTES, "ranges of sectors are checked where they are parsed");
         if range.is_empty() {
             return Ok(Bytes::new());
@@ -110,7 +104,13 @@ pub(super) fn piece_length(slab: &SlabRef, piece_index: usize) -> u32 {
     let whole = slab.content_len / stripe * segment;
     let last = match piece_index < usize::from(slab.k) {
         true => rest.saturating_sub(segment * piece_index as u64).min(segment),
-        false => if rest > 0 { segment } else { 0 },
+        false => {
+            if rest > 0 {
+                segment
+            } else {
+                0
+            }
+        }
     };
     (whole + last).min(SECTOR_BYTES as u64) as u32
 }

@@ -18,8 +18,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{StreamExt, stream::BoxStream};
 use object_store::{
-    CopyOptions, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
-    ObjectStoreExt, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, memory::InMemory, path::Path,
+    CopyOptions, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, memory::InMemory, path::Path,
 };
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -54,15 +54,8 @@ struct Mood {
     refuses_puts: bool,
 }
 
-const CALM: Mood = Mood {
-    median: Duration::from_millis(20),
-    sigma: 0.4,
-    loss: 0.0,
-    corruption: 0.0,
-    hang: 0.0,
-    dead: false,
-    refuses_puts: false,
-};
+const CALM: Mood =
+    Mood { median: Duration::from_millis(20), sigma: 0.4, loss: 0.0, corruption: 0.0, hang: 0.0, dead: false, refuses_puts: false };
 
 /// One simulated host's store.
 #[derive(Debug)]
@@ -598,9 +591,7 @@ fn base_sectors_survive_and_absence_needs_every_host() {
         assert!(read == content[range.start as usize..range.end as usize], "wrong bytes");
 
         let unknown = world.renter.read_sector(&Root([7; 32]), Expect::default(), 0..1, &trace).await;
-        let asked_dead = world.renter.shared.base_spots(&Root([7; 32])).iter().any(|spot| {
-            lock(&world.stores[spot.row].mood).dead
-        });
+        let asked_dead = world.renter.shared.base_spots(&Root([7; 32])).iter().any(|spot| lock(&world.stores[spot.row].mood).dead);
         let error = if asked_dead { RenterError::TooFewPieces { have: 0, need: 1 } } else { RenterError::NotFound };
         assert_eq!(unknown, Err(error));
 
@@ -751,7 +742,9 @@ fn shared_hosts_are_refused_unless_allowed() {
         let row = HostRow { id: host.id(), zone: String::new(), weight: 1, state: RowState::Active };
         let table = HostTable { epoch: 1, hosts: vec![row] };
         let refused = Renter::new(vec![host], table, options()).err().expect("one host for nine pieces");
-        assert!(matches!(&refused, RenterError::NotEnoughHosts { have: 1, need: 9, reason } if reason.contains("allow_shared_hosts")));
+        assert!(
+            matches!(&refused, RenterError::NotEnoughHosts { have: 1, need: 9, reason } if reason.contains("allow_shared_hosts"))
+        );
         let renter = renter_over(stores, RenterOptions { allow_shared_hosts: true, ..options() });
         assert_eq!((renter.e(), renter.record_hosts(&[1; 32]).len()), (0, 1));
         let content = vec![5; 100_000];

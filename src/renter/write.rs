@@ -106,7 +106,8 @@ impl Renter {
         let (done, rest) = oneshot::channel();
         let put_all = PutAll::new(self.shared.clone(), puts.len(), ack_count);
         tokio::spawn(put_all.run(puts, ack, done));
-        let acknowledged = acknowledged.await.unwrap_or_else(|_| Err(not_enough(0, ack_count, vec!["the gateway is stopping".to_owned()])));
+        let acknowledged =
+            acknowledged.await.unwrap_or_else(|_| Err(not_enough(0, ack_count, vec!["the gateway is stopping".to_owned()])));
         Ok(Written { acknowledged: acknowledged?, rest })
     }
 
@@ -155,7 +156,8 @@ impl Renter {
     /// result before anything is written.
     async fn rebuild(&self, slab: &SlabRef) -> Result<Vec<SectorObject>, RenterError> {
         let memory = self.shared.memory.acquire(slab.k, slab.m).await;
-        let encoder = SlabEncoder::new(slab.k, slab.m, self.shared.table.epoch, memory).expect("a slab's redundancy is checked where it is parsed");
+        let encoder = SlabEncoder::new(slab.k, slab.m, self.shared.table.epoch, memory)
+            .expect("a slab's redundancy is checked where it is parsed");
         let step_bytes = encoder.step_bytes() as u64;
         for step in 0..slab.content_len.div_ceil(step_bytes) {
             let content = self.read_slab(slab, step * step_bytes..(step + 1) * step_bytes, &Trace::default()).await?;
@@ -180,7 +182,10 @@ impl Renter {
             Ok(written) => written.complete().await,
             Err(_) => return Completion::of(&durable),
         };
-        let still = match missing { Completion::Complete => Vec::new(), Completion::Missing(still) => still };
+        let still = match missing {
+            Completion::Complete => Vec::new(),
+            Completion::Missing(still) => still,
+        };
         for (put_index, piece_index) in indexes.into_iter().enumerate() {
             durable[piece_index] = !still.contains(&put_index);
         }
@@ -291,7 +296,12 @@ impl PutAll {
         PutAll { shared, ack_count, durable: vec![false; put_count], failures: Vec::new() }
     }
 
-    async fn run(mut self, puts: Vec<(Spot, SectorObject)>, ack: oneshot::Sender<Acknowledgement>, done: oneshot::Sender<Completion>) {
+    async fn run(
+        mut self,
+        puts: Vec<(Spot, SectorObject)>,
+        ack: oneshot::Sender<Acknowledgement>,
+        done: oneshot::Sender<Completion>,
+    ) {
         let mut running: FuturesUnordered<_> = puts
             .into_iter()
             .enumerate()
