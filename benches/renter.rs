@@ -2,29 +2,23 @@
 //! `cargo bench --bench renter -- [MIB]` (default 1024). Prints medians of five interleaved runs.
 
 use std::{
-    fmt,
     ops::Range,
-    path::PathBuf,
+    path::Path,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
 
-use async_trait::async_trait;
-use bytes::Bytes;
-use futures::{StreamExt, stream::BoxStream};
-use object_store::{
-    CopyOptions, GetOptions, GetRange, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, path::Path,
-};
 use rand::{RngExt, SeedableRng};
 use skygate::{
     measure::Trace,
     renter::{
         Renter, RenterOptions, SlabRef,
-        host::{Host, HostId},
+        folder::{FolderOptions, FolderStore},
+        host::{Host, HostId, HostOptions},
+        marker::{self, PortalId},
         place::{HostRow, HostTable, RowState},
     },
     sector::SlabEncoder,
@@ -33,72 +27,37 @@ use skygate::{
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// A folder with one blocking job a call.
-#[derive(Debug)]
-struct Folder(PathBuf, AtomicBool);
-impl fmt::Display for Folder {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str("folder")
-    }
-}
-#[async_trait]
-impl ObjectStore for Folder {
-    async fn put_opts(&self, path: &Path, payload: PutPayload, _: PutOptions) -> Result<PutResult> {
-        let file = self.0.join(path.as_ref());
-        tokio::task::spawn_blocking(move || {
-            std::fs::create_dir_all(file.parent().unwrap()).unwrap();
-            std::fs::write(file, Bytes::from(payload)).unwrap();
-        })
-        .await
-        .unwrap();
-        Ok(PutResult { e_tag: None, version: None, extensions: Default::default() })
-    }
-    async fn get_opts(&self, path: &Path, options: GetOptions) -> Result<GetResult> {
-        if self.1.load(Relaxed) {
-            return Err(object_store::Error::NotFound { path: path.to_string(), source: "gone".into() });
-        }
-        let file = self.0.join(path.as_ref());
-        let Some(GetRange::Bounded(range)) = options.range else { panic!() };
-        let (bytes, size, range) = tokio::task::spawn_blocking(move || {
-            use std::os::unix::fs::FileExt;
-            let file = std::fs::File::open(file).unwrap();
-            let size = file.metadata().unwrap().len();
-            let range = range.start..range.end.min(size);
-            let mut buf = vec![0; (range.end - range.start) as usize];
-            file.read_exact_at(&mut buf, range.start).unwrap();
-            (Bytes::from(buf), size, range)
-        })
-        .await
-        .unwrap();
-        let meta = ObjectMeta { location: path.clone(), last_modified: Default::default(), size, e_tag: None, version: None };
-        let payload = GetResultPayload::Stream(futures::stream::once(async { Ok(bytes) }).boxed());
-        Ok(GetResult { payload, meta, range, attributes: Default::default(), extensions: Default::default() })
-    }
-    async fn put_multipart_opts(&self, _: &Path, _: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
-        unimplemented!()
-    }
-    fn delete_stream(&self, _: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
-        unimplemented!()
-    }
-    fn list(&self, _: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        unimplemented!()
-    }
-    async fn list_with_delimiter(&self, _: Option<&Path>) -> Result<ListResult> {
-        unimplemented!()
-    }
-    async fn copy_opts(&self, _: &Path, _: &Path, _: CopyOptions) -> Result<()> {
-        unimplemented!()
-    }
-}
-
 const RANGE_BYTES: u64 = 256 << 10;
 const CONNECTIONS: u64 = 4;
 const RUN: Duration = Duration::from_secs(3);
 const RUNS: usize = 5;
 
-fn renter(folders: &[Arc<Folder>]) -> Renter {
-    let host = |(index, folder): (usize, &Arc<Folder>)| Host::new(HostId([index as u8 + 1; 16]), folder.clone());
-    let hosts: Vec<_> = folders.iter().enumerate().map(host).collect();
+const PORTAL: PortalId = PortalId([1; 32]);
+
+/// Nine folders with markers.
+async fn folders(directory: &Path) -> Vec<(HostId, FolderStore)> {
+    let mut folders = Vec::new();
+    for index in 0..9 {
+        let path = directory.join(format!("host-{index}"));
+        std::fs::create_dir(&path).unwrap();
+        let store = FolderStore::new(path, FolderOptions::default());
+        let marker = marker::create(&store, PORTAL).await.unwrap();
+        folders.push((marker.host, store));
+    }
+    folders
+}
+
+/// A gateway that knows nothing yet; the first `lost` hosts are down.
+async fn renter(folders: &[(HostId, FolderStore)], lost: usize) -> Renter {
+    let mut hosts = Vec::new();
+    for (index, (id, store)) in folders.iter().enumerate() {
+        let options = HostOptions { id: *id, portal: PORTAL, url: format!("folder {index}"), space: Some(store.space()) };
+        let host = Host::new(Arc::new(store.clone()), options);
+        if index >= lost {
+            host.check().await;
+        }
+        hosts.push(host);
+    }
     let row = |host: &Host| HostRow { id: host.id(), zone: String::new(), weight: 1, state: RowState::Active };
     let table = HostTable { epoch: 1, hosts: hosts.iter().map(row).collect() };
     Renter::new(hosts, table, RenterOptions::default()).unwrap()
@@ -180,33 +139,36 @@ fn report(name: &str, mut rates: Vec<Rate>) {
     let (low, high) = (rates[0].per_second, rates[rates.len() - 1].per_second);
     let Rate { per_second, cpu_us, times } = &rates[rates.len() / 2];
     let at = |share: f64| times[(times.len() as f64 * share) as usize];
-    println!("{name}: {per_second:.0}/s ({low:.0}-{high:.0}), {cpu_us:.0} us CPU, p50 {:?} p99 {:?} p999 {:?}", at(0.5), at(0.99), at(0.999));
+    println!(
+        "{name}: {per_second:.0}/s ({low:.0}-{high:.0}), {cpu_us:.0} us CPU, p50 {:?} p99 {:?} p999 {:?}",
+        at(0.5),
+        at(0.99),
+        at(0.999)
+    );
 }
 
 fn main() {
     let mib = std::env::args().filter_map(|arg| arg.parse::<u64>().ok()).next().unwrap_or(1024);
     let threads = std::thread::available_parallelism().map_or(2, |count| count.get());
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build().unwrap();
-    let directory = tempfile::tempdir().unwrap();
-    let folders: Vec<_> =
-        (0..9).map(|index| Arc::new(Folder(directory.path().join(index.to_string()), false.into()))).collect();
+    // Not in /tmp, which may be memory: next to the build.
+    let directory = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
     runtime.block_on(async {
-        let first = renter(&folders);
+        let folders = folders(directory.path()).await;
+        let first = renter(&folders, 0).await;
         let began = Instant::now();
         let slabs = write(&first, mib.div_ceil(24)).await;
         println!("write {} slabs: {:.0} MiB/s", slabs.len(), slabs.len() as f64 * 24.0 / began.elapsed().as_secs_f64());
         let (mut healthy, mut cold, mut degraded) = (Vec::new(), Vec::new(), Vec::new());
         for run in 0..RUNS as u64 {
-            cold.push(read(&renter(&folders), &slabs, run).await);
+            cold.push(read(&renter(&folders, 0).await, &slabs, run).await);
             healthy.push(read(&first, &slabs, run).await);
-            folders[..3].iter().for_each(|folder| folder.1.store(true, Relaxed));
-            let without = renter(&folders);
+            let without = renter(&folders, 3).await;
             read(&without, &slabs, run).await;
             degraded.push(read(&without, &slabs, run).await);
-            folders[..3].iter().for_each(|folder| folder.1.store(false, Relaxed));
         }
         report("256 KiB ranges, trees known", healthy);
         report("256 KiB ranges, new gateway", cold);
-        report("256 KiB ranges, three of nine hosts empty", degraded);
+        report("256 KiB ranges, three of nine hosts down", degraded);
     });
 }
