@@ -98,6 +98,9 @@ pub(super) async fn fetch(shared: Arc<Shared>, spot: Spot, wanted: Wanted) -> Fe
         }
         None => Err(Fault::Unavailable),
     };
+    if cost.requests == 0 {
+        cost.rounds = wanted.rounds_before;
+    }
     if let (Err(Fault::Wrong(reason)), Some(host)) = (&result, &spot.host) {
         host.charge_wrong();
         shared.forecasts[spot.row].failed();
@@ -243,8 +246,11 @@ struct Line<'a> {
 
 impl Line<'_> {
     async fn ask(&self, range: ReadRange, cost: &mut Cost) -> Result<Bytes, Fault> {
-        cost.requests += 1;
         let answer = self.host.get(&self.path, range).await.map_err(Fault::from);
+        // A host that is known to be down refuses by itself: nobody was asked.
+        if answer != Err(Fault::Unavailable) {
+            cost.requests += 1;
+        }
         match &answer {
             Ok(bytes) => cost.bytes += bytes.len() as u64,
             Err(Fault::Missing) => (),

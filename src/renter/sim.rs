@@ -696,8 +696,17 @@ fn the_first_touch_is_cold_and_every_touch_one_round() {
             trace.body(crate::measure::Tier::Hosts, 1);
             assert_eq!((trace.class(), trace.serial_rounds()), (class, 1));
         }
+        // Hosts known to be down cost nothing.
+        world.change(&[0, 1, 2], |mood| mood.dead = true);
+        world.restart().await;
+        let trace = Trace::default();
+        world.renter.read_slab(&slab, 0..10_000, &trace).await.expect("six are well");
+        assert_eq!((trace.host_requests(), trace.serial_rounds()), (6, 1));
+        world.change(&[0, 1, 2], |mood| mood.dead = false);
+        world.restart().await;
+
         let base = build_object(&content[..50_000], 0, 0, 1);
-        world.renter.write_base(base.clone()).await.expect("well");
+        world.renter.write_base(base.clone()).await.expect("well").complete().await;
         world.restart().await;
         let trace = Trace::default();
         world.renter.read_sector(&base.root, Expect::default(), 0..50_000, &trace).await.expect("well");
