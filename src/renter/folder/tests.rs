@@ -81,12 +81,15 @@ async fn a_log_cut_anywhere_keeps_what_was_acknowledged_before_the_cut() {
         fs::write(again.path().join(segment_path(1)), &whole[..cut]).unwrap();
         let store = FolderStore::new(again.path(), FolderOptions::default());
         let kept = ends.iter().filter(|end| **end <= cut as u64).count();
+        // Of an entry that lacks only some of the zeros behind it nothing is missing.
+        let maybe = ends.iter().filter(|end| **end < cut as u64 + 8).count();
         for index in 0..12u32 {
-            let expect = (index as usize) < kept && !(index == 3 && kept == 13);
             let got = read(&store, &record(index)).await;
-            assert_eq!(got.is_some(), expect, "entry {index}, cut at {cut} of {}", whole.len());
+            let there = |count: usize| (index as usize) < count && !(index == 3 && count == 13);
+            let what = format!("entry {index}, cut at {cut} of {}", whole.len());
+            assert!(got.is_some() == there(kept) || got.is_some() == there(maybe), "{what}");
             if let Some(bytes) = got {
-                assert_eq!(bytes, vec![index as u8; 20 + index as usize]);
+                assert_eq!(bytes, vec![index as u8; 20 + index as usize], "{what}");
             }
         }
         // And it goes on from there.
