@@ -1,3 +1,4 @@
+//! What is special about folders: crashes, torn tails, mounts, full disks, foreign files.
 
 use std::{
     collections::BTreeMap,
