@@ -1,6 +1,3 @@
-<<<<<<< HEAD
-//! Placeholder; written in another branch.
-=======
 //! The media type of a file: by its name, else by its first bytes.
 //!
 //! What it hides: the table of extensions, magic numbers, what counts as text.
@@ -391,4 +388,3 @@ mod tests {
         }
     }
 }
->>>>>>> sky

@@ -1,6 +1,3 @@
-<<<<<<< HEAD
-//! Placeholder; written in another branch.
-=======
 //! Which file of a skyfile answers a path: Skynet's routing as a pure function of metadata and path.
 //!
 //! What it does: [`resolve`] turns metadata and a request into a [`SkyAnswer`]; [`validate`] judges metadata; [`etag`] names an answer.
@@ -537,4 +534,3 @@ mod tests {
         }
     }
 }
->>>>>>> sky
