@@ -311,7 +311,7 @@ fn is_group(kind: Kind, text: &str) -> bool {
 /// Whole bytes in lower-case hex, with a number of digits in `lengths`.
 fn is_hex(text: &str, lengths: std::ops::RangeInclusive<usize>) -> bool {
     let digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
-    lengths.contains(&text.len()) && text.len() % 2 == 0 && text.bytes().all(digit)
+    lengths.contains(&text.len()) && text.len().is_multiple_of(2) && text.bytes().all(digit)
 }
 
 #[cfg(test)]

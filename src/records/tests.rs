@@ -443,7 +443,7 @@ async fn a_huge_group_is_partial() {
     let records = node(&hosts);
     let read = records.group(&group).await.unwrap();
     assert_eq!(read.extent, Extent::Partial);
-    assert!((850..=1_024).contains(&read.records.len()), "{}", read.records.len());
+    assert!((1_024..=1_195).contains(&read.records.len()), "{}", read.records.len());
     records.settle().await;
 }
 
@@ -528,7 +528,7 @@ async fn a_scan_bears_changes_under_way() {
 // ---------------------------------------------------------------------------------------------- random schedules
 
 /// Seeds tried in one run; about a second. A failure prints its seed.
-const SEEDS: u64 = 150;
+const SEEDS: u64 = 400;
 const ROUNDS: usize = 8;
 
 /// What must be seen by every call that starts from now on.
@@ -562,13 +562,13 @@ impl Schedule {
 
     fn excuse(&self, error: RecordError) {
         match error {
-            RecordError::NotNewer { newest } => self.learn_lower_bound(&newest),
+            RecordError::NotNewer { newest } => self.check_written(&newest),
             RecordError::Unavailable { .. } if self.restless => {}
             other => panic!("seed {}: {other}", self.seed),
         }
     }
 
-    fn learn_lower_bound(&self, newest: &Record) {
+    fn check_written(&self, newest: &Record) {
         let known = self.known.lock().unwrap();
         let body = (newest.key.clone(), newest.order.number(), newest.body.clone());
         assert!(known.bodies.contains(&body), "seed {}: {newest:?} was never written", self.seed);
@@ -580,7 +580,7 @@ impl Schedule {
             Ok(newest) => {
                 let number = newest.as_ref().map_or(0, |newest| newest.order.number());
                 assert!(number >= least, "seed {}: read {number} after {least} was known", self.seed);
-                newest.iter().for_each(|newest| self.learn_lower_bound(newest));
+                newest.iter().for_each(|newest| self.check_written(newest));
                 self.learn(key, number);
             }
             Err(error) => self.excuse(error),
