@@ -90,13 +90,7 @@ fn map(error: object_store::Error) -> HostError {
 
 impl Host {
     pub fn new(id: HostId, store: Arc<dyn ObjectStore>) -> Host {
-        Host(Arc::new(Inner {
-            id,
-            store,
-            state: HostState::Up.into(),
-            wrong: 0.into(),
-            in_flight: 0.into(),
-        }))
+        Host(Arc::new(Inner { id, store, state: HostState::Up.into(), wrong: 0.into(), in_flight: 0.into() }))
     }
     pub fn id(&self) -> HostId {
         self.0.id

@@ -102,10 +102,10 @@ mod tests {
         assert!(futures::poll!(&mut fourth).is_pending(), "a small one does not overtake");
         drop(first);
         assert_eq!(pool.buffers.unused(), 9);
-        assert!(futures::poll!(&mut third).is_ready());
+        let third = third.await;
         assert_eq!(pool.buffers.unused(), 0);
         drop(second);
-        assert!(futures::poll!(&mut fourth).is_ready());
+        let fourth = fourth.await;
         drop((third, fourth));
         assert_eq!(pool.buffers.unused(), 18);
         tokio::time::sleep(IDLE * 3).await;

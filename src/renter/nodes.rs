@@ -8,9 +8,7 @@ use std::{ops::Range, sync::Arc};
 
 use moka::sync::Cache;
 
-use crate::sector::{
-    GRAIN_BYTES, GRAIN_HEIGHT, GrainTree, HEADER_BYTES, NODE_BYTES, Root, data_offset, parse_header, zero_node,
-};
+use crate::sector::{GRAIN_BYTES, GRAIN_HEIGHT, GrainTree, HEADER_BYTES, NODE_BYTES, Root, data_offset, parse_header, zero_node};
 
 /// What an entry costs beyond its nodes: key, reference counts, moka's own node; measured at about 200 bytes.
 const ENTRY_OVERHEAD_BYTES: usize = 256;
@@ -117,11 +115,6 @@ impl TreeCache {
     pub(super) fn keep(&self, root: Root, tree: Arc<CheckedTree>) {
         self.0.insert(root, tree);
     }
-
-    #[cfg(test)]
-    pub(super) fn clear(&self) {
-        self.0.invalidate_all();
-    }
 }
 
 /// Rows of the host table by slab id or base sector root. Reckoning a placement costs 9 x 9 hashes and logarithms, about
@@ -188,10 +181,13 @@ mod tests {
         assert!(wrong(|bytes| bytes[64 + 95] ^= 128), "last node");
         assert!(wrong(|bytes| bytes.truncate(63)), "cut in the header");
         assert!(wrong(|bytes| bytes[16..20].copy_from_slice(&4_000_u32.to_le_bytes())), "shorter tree");
-        assert!(wrong(|bytes| {
-            bytes[16..20].copy_from_slice(&16_000_u32.to_le_bytes());
-            bytes.splice(64 + 96..64 + 96, zero_node(GRAIN_HEIGHT));
-        }), "a longer tree of the same root");
+        assert!(
+            wrong(|bytes| {
+                bytes[16..20].copy_from_slice(&16_000_u32.to_le_bytes());
+                bytes.splice(64 + 96..64 + 96, zero_node(GRAIN_HEIGHT));
+            }),
+            "a longer tree of the same root"
+        );
         assert!(matches!(CheckedTree::parse(&object.root, &object.bytes[..100]), Prefix::TooShort(160)));
     }
 

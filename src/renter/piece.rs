@@ -107,13 +107,7 @@ pub(super) async fn fetch(shared: Arc<Shared>, spot: Spot, wanted: Wanted) -> Fe
     Fetched { spot, wanted, result, cost }
 }
 
-async fn fetch_checked(
-    shared: &Shared,
-    spot: &Spot,
-    wanted: &Wanted,
-    line: &Line<'_>,
-    cost: &mut Cost,
-) -> Result<Bytes, Fault> {
+async fn fetch_checked(shared: &Shared, spot: &Spot, wanted: &Wanted, line: &Line<'_>, cost: &mut Cost) -> Result<Bytes, Fault> {
     let mut held = Vec::new();
     let tree = match shared.trees.get(&spot.root) {
         Some(tree) => tree,
@@ -136,7 +130,11 @@ async fn fetch_checked(
         }
     };
     let check = || tree.check(&grains, &bytes).map_err(Fault::Wrong);
-    if bytes.len() > HASH_INLINE_MAX_BYTES { compute(check)? } else { check()? }
+    if bytes.len() > HASH_INLINE_MAX_BYTES {
+        compute(check)?
+    } else {
+        check()?
+    }
     let at = |byte: u32| (byte.saturating_sub(grains.start) as usize).min(bytes.len());
     Ok(bytes.slice(at(wanted.range.start)..at(wanted.range.end)))
 }
@@ -213,7 +211,10 @@ fn first_touch_plan(wanted: &Wanted) -> FirstTouch {
     match (one, wanted.length_guess) {
         (true, None) => FirstTouch { prefix_bytes: up_to_end.max(UNKNOWN_PREFIX_BYTES), apart: None },
         (true, Some(_)) => FirstTouch { prefix_bytes: up_to_end, apart: None },
-        (false, _) => FirstTouch { prefix_bytes: offset, apart: Some(offset + u64::from(start)..up_to_end.max(offset + u64::from(start) + 1)) },
+        (false, _) => FirstTouch {
+            prefix_bytes: offset,
+            apart: Some(offset + u64::from(start)..up_to_end.max(offset + u64::from(start) + 1)),
+        },
     }
 }
 
@@ -306,7 +307,8 @@ mod tests {
 
     #[test]
     fn held_bytes_serve_what_they_cover() {
-        let held = |asked: Range<u64>, len: usize| Held { asked, bytes: Bytes::from((0..len).map(|i| i as u8).collect::<Vec<_>>()) };
+        let held =
+            |asked: Range<u64>, len: usize| Held { asked, bytes: Bytes::from((0..len).map(|i| i as u8).collect::<Vec<_>>()) };
         let check = |held: &Held, range: Range<u64>, expect: Option<(u8, usize)>| {
             assert_eq!(held.cut(&range).map(|bytes| (bytes[0], bytes.len())), expect, "{range:?}");
         };

@@ -23,7 +23,7 @@ use crate::{
 
 /// A read that has not come to an end by then answers `TimedOut`: longer than a host's own time-outs and a retry, shorter
 /// than the minute after which browsers and proxies give up.
-const READ_MAX: Duration = Duration::from_secs(30);
+pub(super) const READ_MAX: Duration = Duration::from_secs(30);
 /// Deadline over expected end: best in simulation between 1.1 and 1.5.
 const HEDGE_FACTOR: f64 = 1.25;
 /// No spare before this: on one machine two cores' scheduling alone makes 5 ms, and spares would only add to it.
@@ -55,13 +55,7 @@ impl Renter {
     /// `NotFound` only if *every* host that should hold a copy answered that it does not. Fewer would not do: an acknowledged sector has
     /// `f + 1` of its `c` copies, so `c - f - 1` hosts may honestly lack it, and `f` more may have lost theirs since:
     /// together `c - 1`. So with a host down, an unknown root is `TooFewPieces`.
-    pub async fn read_sector(
-        &self,
-        root: &Root,
-        expect: Expect,
-        range: Range<u32>,
-        trace: &Trace,
-    ) -> Result<Bytes, RenterError> {
+    pub async fn read_sector(&self, root: &Root, expect: Expect, range: Range<u32>, trace: &Trace) -> Result<Bytes, RenterError> {
         assert!(range.end as usize <= SECTOR_BYTES, "ranges of sectors are checked where they are parsed");
         if range.is_empty() {
             return Ok(Bytes::new());
@@ -103,14 +97,20 @@ impl Renter {
 }
 
 /// Data bytes of a piece whose slab's content ends in no zeros.
-fn piece_length(slab: &SlabRef, piece_index: usize) -> u32 {
+pub(super) fn piece_length(slab: &SlabRef, piece_index: usize) -> u32 {
     let segment = SEGMENT_BYTES as u64;
     let stripe = segment * u64::from(slab.k);
     let rest = slab.content_len % stripe;
     let whole = slab.content_len / stripe * segment;
     let last = match piece_index < usize::from(slab.k) {
         true => rest.saturating_sub(segment * piece_index as u64).min(segment),
-        false => if rest > 0 { segment } else { 0 },
+        false => {
+            if rest > 0 {
+                segment
+            } else {
+                0
+            }
+        }
     };
     (whole + last).min(SECTOR_BYTES as u64) as u32
 }

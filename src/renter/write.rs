@@ -9,20 +9,21 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures::{StreamExt, stream::FuturesUnordered};
+use futures::{StreamExt, future::join_all, stream::FuturesUnordered};
 use tokio::{
     sync::oneshot,
     time::{Instant, sleep, sleep_until},
 };
 
 use super::{
-    DamageKind, Expect, Renter, RenterError, Shared, SlabRef, Spot, ack_losses, compute,
-    host::{Deadline, Host, HostError},
+    DamageKind, Expect, Renter, RenterError, Shared, SlabRef, Spot, compute,
+    host::{Deadline, Host, HostError, ReadRange},
+    read::piece_length,
     sector_path, write_refusal,
 };
 use crate::{
     measure::Trace,
-    sector::{EncodedSlab, HEADER_BYTES, NODE_BYTES, GRAIN_BYTES, Root, SECTOR_BYTES, SectorObject, SlabEncoder, build_object, object_len},
+    sector::{EncodedSlab, HEADER_BYTES, Root, SECTOR_BYTES, SectorObject, SlabEncoder, build_object, object_len, parse_header},
 };
 
 /// A write that is not acknowledged by then has failed: more than three tries of a host's own time-out for a sector.
@@ -105,18 +106,20 @@ impl Renter {
         let (done, rest) = oneshot::channel();
         let put_all = PutAll::new(self.shared.clone(), puts.len(), ack_count);
         tokio::spawn(put_all.run(puts, ack, done));
-        let acknowledged = acknowledged.await.unwrap_or_else(|_| Err(not_enough(0, ack_count, vec!["the gateway is stopping".to_owned()])));
+        let acknowledged =
+            acknowledged.await.unwrap_or_else(|_| Err(not_enough(0, ack_count, vec!["the gateway is stopping".to_owned()])));
         Ok(Written { acknowledged: acknowledged?, rest })
     }
 
-    /// Pieces that are not at their place now: not there, of a size that cannot be right, or on a host that does not answer.
+    /// Pieces that are not at their place now: not there, of a size that cannot be right, or on a host that does not
+    /// answer. Asks for sizes, not for bytes: whether they are right shows when they are read.
     pub async fn missing_pieces(&self, slab: &SlabRef) -> Vec<usize> {
-        absent(&self.look(self.shared.slab_spots(slab)).await)
+        absent(&self.look_at_slab(slab).await)
     }
 
     /// Copies of a base sector that are not at their place now.
     pub async fn missing_copies(&self, root: &Root) -> Vec<usize> {
-        absent(&self.look(self.shared.base_spots(root)).await)
+        absent(&self.look_at_base(root, Expect::default()).await)
     }
 
     /// Brings a slab to completion: looks which pieces are there, rebuilds the others from any `k` right ones, and
@@ -125,7 +128,7 @@ impl Renter {
     /// # Errors
     /// As [`Renter::read_slab`], if a piece has to be rebuilt and fewer than `k` can be had.
     pub async fn complete_slab(&self, slab: &SlabRef) -> Result<Completion, RenterError> {
-        let looked = self.look(self.shared.slab_spots(slab)).await;
+        let looked = self.look_at_slab(slab).await;
         if !looked.iter().any(Looked::can_be_filled) {
             return Ok(Completion::of(&present(&looked)));
         }
@@ -138,7 +141,7 @@ impl Renter {
     /// # Errors
     /// As [`Renter::read_sector`].
     pub async fn complete_base(&self, root: &Root, expect: Expect) -> Result<Completion, RenterError> {
-        let looked = self.look(self.shared.base_spots(root)).await;
+        let looked = self.look_at_base(root, expect).await;
         if !looked.iter().any(Looked::can_be_filled) {
             return Ok(Completion::of(&present(&looked)));
         }
@@ -153,7 +156,8 @@ impl Renter {
     /// result before anything is written.
     async fn rebuild(&self, slab: &SlabRef) -> Result<Vec<SectorObject>, RenterError> {
         let memory = self.shared.memory.acquire(slab.k, slab.m).await;
-        let encoder = SlabEncoder::new(slab.k, slab.m, self.shared.table.epoch, memory).expect("a slab's redundancy is checked where it is parsed");
+        let encoder = SlabEncoder::new(slab.k, slab.m, self.shared.table.epoch, memory)
+            .expect("a slab's redundancy is checked where it is parsed");
         let step_bytes = encoder.step_bytes() as u64;
         for step in 0..slab.content_len.div_ceil(step_bytes) {
             let content = self.read_slab(slab, step * step_bytes..(step + 1) * step_bytes, &Trace::default()).await?;
@@ -178,33 +182,65 @@ impl Renter {
             Ok(written) => written.complete().await,
             Err(_) => return Completion::of(&durable),
         };
-        let still = match missing { Completion::Complete => Vec::new(), Completion::Missing(still) => still };
+        let still = match missing {
+            Completion::Complete => Vec::new(),
+            Completion::Missing(still) => still,
+        };
         for (put_index, piece_index) in indexes.into_iter().enumerate() {
             durable[piece_index] = !still.contains(&put_index);
         }
         Completion::of(&durable)
     }
 
-    /// Asks every host at once for the size of its object.
-    async fn look(&self, spots: Vec<Spot>) -> Vec<Looked> {
-        futures::future::join_all(spots.into_iter().map(|spot| async {
-            let presence = match &spot.host {
-                None => Presence::Unknown,
-                Some(host) => match host.size(&sector_path(&spot.root)).await {
-                    Ok(object_bytes) if is_object_size(object_bytes) => Presence::Present,
-                    Ok(object_bytes) => {
-                        let reason = format!("no sector object has {object_bytes} bytes");
-                        self.shared.report_damage(&spot, DamageKind::Wrong, &reason);
-                        Presence::Absent
-                    }
-                    Err(HostError::NotFound) => Presence::Absent,
-                    Err(_) => Presence::Unknown,
-                },
-            };
-            Looked { spot, presence }
+    /// Asks every host at once about its piece.
+    async fn look_at_slab(&self, slab: &SlabRef) -> Vec<Looked> {
+        let spots = self.shared.slab_spots(slab);
+        join_all(spots.into_iter().map(|spot| {
+            let length_guess = piece_length(slab, spot.piece_index);
+            self.shared.look(spot, Some(length_guess))
         }))
         .await
     }
+
+    async fn look_at_base(&self, root: &Root, expect: Expect) -> Vec<Looked> {
+        join_all(self.shared.base_spots(root).into_iter().map(|spot| self.shared.look(spot, expect.data_length))).await
+    }
+}
+
+impl Shared {
+    async fn look(&self, spot: Spot, length_guess: Option<u32>) -> Looked {
+        let presence = match &spot.host {
+            None => Presence::Unknown,
+            Some(host) => match object_fault(host, &sector_path(&spot.root), length_guess).await {
+                Ok(None) => Presence::Present,
+                Ok(Some(reason)) => {
+                    self.report_damage(&spot, DamageKind::Wrong, &reason);
+                    Presence::Absent
+                }
+                Err(HostError::NotFound) => Presence::Absent,
+                Err(_) => Presence::Unknown,
+            },
+        };
+        Looked { spot, presence }
+    }
+}
+
+/// Whether an object is cut or is none, by its size: that of the expected length, or else the one its own header asks
+/// for (trailing zeros are cut, so it may be shorter than expected). `None` if it seems whole.
+async fn object_fault(host: &Host, path: &str, length_guess: Option<u32>) -> Result<Option<String>, HostError> {
+    let object_bytes = host.size(path).await?;
+    if length_guess.is_some_and(|length| object_len(length) as u64 == object_bytes) {
+        return Ok(None);
+    }
+    if object_bytes < HEADER_BYTES as u64 {
+        return Ok(Some(format!("the object has only {object_bytes} bytes")));
+    }
+    let header = host.get(path, ReadRange::Prefix(HEADER_BYTES as u64)).await?;
+    Ok(match parse_header(&header) {
+        Ok(header) if header.object_len() as u64 == object_bytes => None,
+        Ok(header) => Some(format!("the object has {object_bytes} bytes of {}", header.object_len())),
+        Err(error) => Some(error.to_string()),
+    })
 }
 
 /// What a host says about a piece.
@@ -238,15 +274,6 @@ fn absent(looked: &[Looked]) -> Vec<usize> {
     }
 }
 
-/// Whether a sector object can have so many bytes: 64, 32 a grain, and the data (`docs/formats.md` 2).
-fn is_object_size(object_bytes: u64) -> bool {
-    let Some(body_bytes) = object_bytes.checked_sub(HEADER_BYTES as u64) else { return false };
-    // A full grain and its node; the last grain may be shorter, but not empty.
-    let grain_count = body_bytes.div_ceil((GRAIN_BYTES + NODE_BYTES) as u64);
-    let Some(data_length) = body_bytes.checked_sub(grain_count * NODE_BYTES as u64) else { return false };
-    data_length <= SECTOR_BYTES as u64 && object_len(data_length as u32) as u64 == object_bytes
-}
-
 fn not_enough(have: usize, need: usize, mut reasons: Vec<String>) -> RenterError {
     let unnamed = reasons.len().saturating_sub(REASONS_MAX);
     reasons.truncate(REASONS_MAX);
@@ -269,7 +296,12 @@ impl PutAll {
         PutAll { shared, ack_count, durable: vec![false; put_count], failures: Vec::new() }
     }
 
-    async fn run(mut self, puts: Vec<(Spot, SectorObject)>, ack: oneshot::Sender<Acknowledgement>, done: oneshot::Sender<Completion>) {
+    async fn run(
+        mut self,
+        puts: Vec<(Spot, SectorObject)>,
+        ack: oneshot::Sender<Acknowledgement>,
+        done: oneshot::Sender<Completion>,
+    ) {
         let mut running: FuturesUnordered<_> = puts
             .into_iter()
             .enumerate()
@@ -355,17 +387,6 @@ fn put_failure(host: &Host, error: &HostError) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes_of_objects_are_known() {
-        for data_length in [0, 1, 4095, 4096, 4097, 8192, 10_000, SECTOR_BYTES as u32 - 1, SECTOR_BYTES as u32] {
-            assert!(is_object_size(object_len(data_length) as u64), "{data_length}");
-        }
-        let full = object_len(SECTOR_BYTES as u32) as u64;
-        for wrong in [0, 63, 65, 96, 64 + 32 + 4096 + 1, 64 + 32 + 4096 + 32, full + 1] {
-            assert!(!is_object_size(wrong), "{wrong}");
-        }
-    }
 
     #[test]
     fn refusals_name_some_hosts() {
