@@ -10,8 +10,9 @@ use ::http::StatusCode;
 use crate::access::AdminRefused;
 use crate::address::AddressError;
 use crate::ingest::IngestError;
+use crate::site::SiteError;
+use crate::site::skynet::OutsideContent;
 use crate::store::StoreError;
-use crate::tree::TreeError;
 
 /// Seconds after which asking again has a fair chance: a catalog rebuild makes progress within seconds.
 const RETRY_REBUILDING_S: u32 = 5;
@@ -28,7 +29,9 @@ pub enum Refusal {
     #[error("{0}")]
     Store(#[from] StoreError),
     #[error("{0}")]
-    Tree(#[from] TreeError),
+    Site(#[from] SiteError),
+    #[error("{0}")]
+    Skyfile(#[from] OutsideContent),
     #[error("{0}")]
     Ingest(#[from] IngestError),
     #[error("{0}")]
@@ -113,7 +116,8 @@ impl Refusal {
         use StatusCode as S;
         match self {
             Refusal::Store(error) => store_row(error),
-            Refusal::Tree(error) => row(S::INTERNAL_SERVER_ERROR, NoStore, format!("the stored tree is malformed: {error}"), "Whoever made this content has to make it anew."),
+            Refusal::Site(error) => row(S::INTERNAL_SERVER_ERROR, NoStore, format!("the stored tree cannot be followed: {error}"), "Whoever made this content has to make it anew."),
+            Refusal::Skyfile(error) => row(S::INTERNAL_SERVER_ERROR, NoStore, error.to_string(), "Whoever made this content has to make it anew."),
             Refusal::Ingest(error) => ingest_row(error),
             Refusal::Admin(error) => row(S::FORBIDDEN, NoStore, error.to_string(), "Open the admin page by the address that `skygate serve` prints."),
             Refusal::BadPath { path, error } => row(S::BAD_REQUEST, Unsaid, format!("invalid path \"{path}\": {error}"), "Check the address for missing or extra characters."),
@@ -146,16 +150,22 @@ impl Refusal {
 fn store_row(error: &StoreError) -> Row {
     use CacheRule::NoStore;
     use StatusCode as S;
+    let made_badly = "Whoever made this content has to make it anew.";
+    let log_tells = "The operator finds the reason in the gateway's log.";
     match error {
         StoreError::NotFound => row(S::NOT_FOUND, NoStore, "nothing is stored here under this address", "Check the address, or add the content to this gateway first."),
         StoreError::Rebuilding => row(S::SERVICE_UNAVAILABLE, NoStore, "the gateway is still reading its catalog from the hosts, and does not know yet whether it has this", "Try again in a moment.").retry(RETRY_REBUILDING_S),
         StoreError::TooFewPieces { have, need } => row(S::BAD_GATEWAY, NoStore, format!("too many storage hosts are out of reach: {have} good pieces were found, {need} are needed"), "Try again later; the content is complete again when a host comes back.").retry(RETRY_TOO_FEW_PIECES_S),
         StoreError::TimedOut => row(S::GATEWAY_TIMEOUT, NoStore, "the storage hosts did not answer in time", "Try again in a moment.").retry(RETRY_TIMED_OUT_S),
-        StoreError::Tree(error) => row(S::INTERNAL_SERVER_ERROR, NoStore, format!("the stored tree is malformed: {error}"), "Whoever made this content has to make it anew."),
-        StoreError::Hash(_) => row(S::INTERNAL_SERVER_ERROR, NoStore, "the stored bytes do not match their address, and are not served", "The operator finds the reason in the gateway's log."),
-        StoreError::Refused(why) => row(S::GONE, NoStore, format!("the operator of this gateway does not serve this content: {why}"), "Another gateway may."),
-        StoreError::NotEnoughHosts { have, need } => row(S::SERVICE_UNAVAILABLE, NoStore, format!("{have} storage hosts can be written to, {need} are needed"), "Try again when hosts have come back; `skygate hosts` shows which are missing and why.").retry(RETRY_NOT_ENOUGH_HOSTS_S),
-        StoreError::Internal(_) => row(S::INTERNAL_SERVER_ERROR, NoStore, "the gateway failed", "The operator finds the reason in the gateway's log."),
+        StoreError::NotEnoughHosts { have, need, .. } => row(S::SERVICE_UNAVAILABLE, NoStore, format!("{have} storage hosts can be written to, {need} are needed"), "Try again when hosts have come back; `skygate hosts` shows which are missing and why.").retry(RETRY_NOT_ENOUGH_HOSTS_S),
+        StoreError::Tree(error) => row(S::INTERNAL_SERVER_ERROR, NoStore, format!("the stored block is malformed: {error}"), made_badly),
+        StoreError::BadFile(what) => row(S::INTERNAL_SERVER_ERROR, NoStore, format!("the stored file is malformed: {what}"), made_badly),
+        StoreError::BlockTooLarge { .. } => row(S::INTERNAL_SERVER_ERROR, NoStore, error.to_string(), made_badly),
+        StoreError::Unsupported(what) => row(S::NOT_IMPLEMENTED, NoStore, *what, "Another gateway may serve it."),
+        StoreError::WrongBlock(_) => row(S::INTERNAL_SERVER_ERROR, NoStore, "the stored bytes do not match their address, and are not served", log_tells),
+        StoreError::BadPin(_) | StoreError::Catalog(_) => row(S::INTERNAL_SERVER_ERROR, NoStore, "the gateway failed", log_tells),
+        StoreError::Records(_) => row(S::SERVICE_UNAVAILABLE, NoStore, "the hosts that keep the gateway's records are out of reach", "Try again in a moment.").retry(RETRY_TIMED_OUT_S),
+        StoreError::Joined(error) => store_row(error),
     }
 }
 
@@ -165,10 +175,11 @@ fn ingest_row(error: &IngestError) -> Row {
     use StatusCode as S;
     match error {
         IngestError::Store(error) => store_row(error),
-        IngestError::Malformed(what) => row(S::BAD_REQUEST, NoStore, format!("the upload is malformed: {what}"), "Nothing was stored. Use `skygate add`, or see docs/formats.md, section 9."),
-        IngestError::Cut => row(S::BAD_REQUEST, NoStore, "the upload ended too early", "Nothing was stored. Send it again."),
-        IngestError::TooLarge { limit_bytes } => row(S::PAYLOAD_TOO_LARGE, NoStore, format!("the upload is larger than the limit of {limit_bytes} bytes"), "Nothing was stored. The limit is in the gateway's configuration."),
-        IngestError::KeyReused => row(S::CONFLICT, NoStore, "this idempotency key belongs to another upload", "Use a new key for each upload."),
+        IngestError::Bad(what) => row(S::BAD_REQUEST, NoStore, what.clone(), "Nothing was stored. Use `skygate add`, or see docs/formats.md, section 9."),
+        IngestError::Cut | IngestError::Body(_) => row(S::BAD_REQUEST, NoStore, "the upload ended too early", "Nothing was stored. Send it again."),
+        IngestError::Stalled => row(S::REQUEST_TIMEOUT, NoStore, "the upload stood still for too long", "Nothing was stored. Send it again."),
+        IngestError::Busy => row(S::SERVICE_UNAVAILABLE, NoStore, "as many uploads are under way as this gateway takes", "Try again in a moment.").retry(RETRY_TIMED_OUT_S),
+        IngestError::SameKeyUnderWay => row(S::CONFLICT, NoStore, "an upload with this idempotency key is under way", "Wait for it to end, then ask again with the same key."),
     }
 }
 
@@ -184,6 +195,8 @@ impl Row {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     #[test]
@@ -193,8 +206,9 @@ mod tests {
             (Refusal::Store(StoreError::Rebuilding), 503, true),
             (Refusal::Store(StoreError::TooFewPieces { have: 5, need: 6 }), 502, true),
             (Refusal::Store(StoreError::TimedOut), 504, true),
-            (Refusal::Store(StoreError::NotEnoughHosts { have: 7, need: 8 }), 503, true),
-            (Refusal::Store(StoreError::Internal("disk /dev/sda is on fire".to_owned())), 500, false),
+            (Refusal::Store(StoreError::NotEnoughHosts { have: 7, need: 8, reason: "two are full".to_owned() }), 503, true),
+            (Refusal::Store(StoreError::BadPin("disk /dev/sda is on fire".to_owned())), 500, false),
+            (Refusal::Store(StoreError::Joined(Arc::new(StoreError::TimedOut))), 504, true),
             (Refusal::HeadTimedOut, 504, true),
         ];
         for (refusal, status, retried) in rows {
@@ -207,7 +221,7 @@ mod tests {
 
     #[test]
     fn inner_words_stay_inside() {
-        let row = Refusal::Store(StoreError::Internal("disk /dev/sda is on fire".to_owned())).row();
+        let row = Refusal::Store(StoreError::BadPin("disk /dev/sda is on fire".to_owned())).row();
         assert!(!row.sentence.contains("sda") && !row.advice.is_empty());
         let bad = Refusal::BadPath { path: "/ipfs/QmInvalidCID".to_owned(), error: AddressError::CidEmpty };
         assert!(bad.row().sentence.starts_with("invalid path \"/ipfs/QmInvalidCID\""), "the suite looks for these words");

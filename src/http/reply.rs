@@ -238,8 +238,7 @@ impl FilePlan {
     }
 
     fn note_type(&self, first_bytes: &[u8]) -> HeaderValue {
-        let text = crate::site::content_type("", first_bytes);
-        let value = HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("application/octet-stream"));
+        let value = HeaderValue::try_from(crate::site::content_type::by_bytes(first_bytes)).unwrap_or(HeaderValue::from_static("application/octet-stream"));
         self.sniffed.get_or_init(|| value).clone()
     }
 }
