@@ -94,11 +94,17 @@ impl Ask {
         let headers = &parts.headers;
         let host = host_of(parts);
         let query = parts.uri.query().map(str::to_owned);
+        let target = target(path)?;
+        // Skynet's routes give the parameter `format` other words.
+        let format = match &target {
+            Target::Ipfs { .. } => format(query.as_deref(), headers)?,
+            Target::Landing | Target::Ipns | Target::Skylink { .. } | Target::Unknown => Format::Deserialized,
+        };
         Ok(Ask {
             method: parts.method.clone(),
             surface: surface(host.as_deref()),
-            target: target(path)?,
-            format: format(query.as_deref(), headers)?,
+            target,
+            format,
             path: path.to_owned(),
             query,
             host,
@@ -177,8 +183,6 @@ fn format(query: Option<&str>, headers: &HeaderMap) -> Result<Format, Refusal> {
             "json" => Ok(Format::Unavailable("json")),
             "cbor" => Ok(Format::Unavailable("cbor")),
             "ipns-record" => Ok(Format::Unavailable("ipns-record")),
-            // Skynet's archive formats use the same parameter; its surface looks at the query itself.
-            "concat" | "targz" | "zip" => Ok(Format::Unavailable("archive")),
             _ => Err(Refusal::UnknownFormat(name.chars().take(64).collect())),
         };
     }
@@ -310,9 +314,10 @@ mod tests {
             ("/", "application/vnd.ipld.raw;q=0", Deserialized),
         ];
         for (uri, accept, expect) in rows {
-            assert_eq!(ask(uri, &[("accept", accept)]).expect("parses").format, expect, "{uri} {accept}");
+            let uri = format!("/ipfs/{CID}{uri}");
+            assert_eq!(ask(&uri, &[("accept", accept)]).expect("parses").format, expect, "{uri} {accept}");
         }
-        assert!(matches!(ask("/?format=bogus", &[]), Err(Refusal::UnknownFormat(name)) if name == "bogus"));
+        assert!(matches!(ask(&format!("/ipfs/{CID}?format=bogus"), &[]), Err(Refusal::UnknownFormat(name)) if name == "bogus"));
     }
 
     #[test]

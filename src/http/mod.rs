@@ -29,4 +29,4 @@ mod walk;
 
 pub use reply::AnswerCache;
 pub use serve::{GRACE, Listeners, answer, run};
-pub use services::{Content, HostView, HttpOptions, Operations, PinPage, PinView, Readiness, Services, UploadStream};
+pub use services::{Content, HostView, HttpOptions, Operations, PinPage, PinView, Readiness, Services, Skyfile, UploadStream};

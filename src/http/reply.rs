@@ -17,13 +17,14 @@ use futures::stream::{self, StreamExt};
 use http_body::{Body, Frame, SizeHint};
 
 use crate::measure::{Class, Endpoint, Measures, Trace};
-use crate::store::{BodyStream, FileSource, OpenSkyfile, StoreError};
+use crate::site::content_type;
+use crate::store::{BodyStream, FileSource, StoreError};
 
 use super::ask::Reader;
 use super::page;
 use super::plan::{self, BodyPlan, Conditions, Decision, Head, Multipart, Representation, ascii};
 use super::refusal::{CacheRule, Refusal};
-use super::services::{Content, Services};
+use super::services::{Content, Services, Skyfile};
 
 /// A reply of this room.
 pub type Reply = Response<ReplyBody>;
@@ -32,7 +33,7 @@ const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
 /// First bytes of a file that its content type may be told from.
-pub const SNIFF_BYTES: u64 = 3072;
+const SNIFF_BYTES: u64 = content_type::SNIFF_BYTES as u64;
 
 /// What a parsed answer costs in the answer cache besides its variable parts: header map, sizes, reference counts.
 const ANSWER_OVERHEAD_BYTES: usize = 2048;
@@ -197,7 +198,7 @@ pub struct FilePlan {
 pub enum BodySource {
     File(FileSource),
     /// A stretch of a skyfile's content.
-    Skyfile { skyfile: Arc<OpenSkyfile>, stretch: Range<u64> },
+    Skyfile { skyfile: Arc<dyn Skyfile>, stretch: Range<u64> },
     /// A block at hand.
     Block(Bytes),
 }
@@ -206,9 +207,7 @@ impl BodySource {
     fn open(&self, content: &dyn Content, range: Range<u64>, trace: &Arc<Trace>) -> BodyStream {
         match self {
             BodySource::File(file) => content.stream_file(file.clone(), range, trace.clone()),
-            BodySource::Skyfile { skyfile, stretch } => {
-                content.stream_skyfile(skyfile, stretch.clone(), range, trace.clone())
-            }
+            BodySource::Skyfile { skyfile, stretch } => skyfile.stream(stretch.clone(), range, trace.clone()),
             BodySource::Block(bytes) => {
                 let part = bytes.slice(range.start as usize..range.end as usize);
                 stream::once(std::future::ready(Ok(part))).boxed()
@@ -238,7 +237,7 @@ impl FilePlan {
     }
 
     fn note_type(&self, first_bytes: &[u8]) -> HeaderValue {
-        let value = HeaderValue::try_from(crate::site::content_type::by_bytes(first_bytes)).unwrap_or(HeaderValue::from_static("application/octet-stream"));
+        let value = HeaderValue::from_static(content_type::sniff(first_bytes));
         self.sniffed.get_or_init(|| value).clone()
     }
 }

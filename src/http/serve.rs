@@ -68,9 +68,7 @@ pub async fn run(listeners: Listeners, services: Arc<Services>, shutdown: Cancel
     let public_max = services.options.public_connections_max;
     let router = admin::router(services.clone());
     let public = accept(listeners.public, public_max, shutdown.clone(), move |_peer| PublicService { services: services.clone() });
-    let admin = accept(listeners.admin, ADMIN_CONNECTIONS_MAX, shutdown, move |peer| {
-        TowerToHyperService::new(router.clone().layer(axum::Extension(admin::PeerAddress(peer))))
-    });
+    let admin = accept(listeners.admin, ADMIN_CONNECTIONS_MAX, shutdown, move |_peer| TowerToHyperService::new(router.clone()));
     tokio::join!(public, admin);
 }
 

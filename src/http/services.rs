@@ -18,6 +18,7 @@ use crate::address::{Address, Cid, Skylink};
 use crate::ingest::{AddReport, IngestError};
 use crate::measure::{Measures, Trace};
 use crate::store::{BodyStream, FileSource, OpenSkyfile, Store, StoreError};
+use crate::tree::skyfile::SkyfileHead;
 
 use super::reply::AnswerCache;
 
@@ -72,11 +73,16 @@ pub trait Content: Send + Sync + 'static {
     /// Bytes `range` of a file. Bounded look-ahead; dropping the stream stops the work.
     fn stream_file(&self, file: FileSource, range: Range<u64>, trace: Arc<Trace>) -> BodyStream;
 
-    /// The head of a version 1 skylink's skyfile.
-    async fn skyfile(&self, link: &Skylink, trace: &Arc<Trace>) -> Result<Arc<OpenSkyfile>, StoreError>;
+    /// The skyfile of a version 1 skylink, its head read.
+    async fn skyfile(&self, link: &Skylink, trace: &Arc<Trace>) -> Result<Arc<dyn Skyfile>, StoreError>;
+}
 
-    /// Bytes `range` of the stretch `file` of a skyfile's content, counted from the start of the stretch.
-    fn stream_skyfile(&self, skyfile: &Arc<OpenSkyfile>, file: Range<u64>, range: Range<u64>, trace: Arc<Trace>) -> BodyStream;
+/// A skyfile whose head is known.
+pub trait Skyfile: Send + Sync {
+    fn head(&self) -> &SkyfileHead;
+
+    /// Bytes `range` of the stretch `file` of its content, counted from the start of the stretch.
+    fn stream(&self, file: Range<u64>, range: Range<u64>, trace: Arc<Trace>) -> BodyStream;
 }
 
 #[async_trait]
@@ -97,12 +103,24 @@ impl Content for Store {
         Store::stream_file(self, file, range, trace)
     }
 
-    async fn skyfile(&self, link: &Skylink, trace: &Arc<Trace>) -> Result<Arc<OpenSkyfile>, StoreError> {
-        Store::skyfile(self, link, trace).await
+    async fn skyfile(&self, link: &Skylink, trace: &Arc<Trace>) -> Result<Arc<dyn Skyfile>, StoreError> {
+        let open = Store::skyfile(self, link, trace).await?;
+        Ok(Arc::new(StoredSkyfile { store: self.clone(), open }))
+    }
+}
+
+struct StoredSkyfile {
+    store: Store,
+    open: Arc<OpenSkyfile>,
+}
+
+impl Skyfile for StoredSkyfile {
+    fn head(&self) -> &SkyfileHead {
+        &self.open.head
     }
 
-    fn stream_skyfile(&self, skyfile: &Arc<OpenSkyfile>, file: Range<u64>, range: Range<u64>, trace: Arc<Trace>) -> BodyStream {
-        Store::stream_skyfile(self, skyfile, file, range, trace)
+    fn stream(&self, file: Range<u64>, range: Range<u64>, trace: Arc<Trace>) -> BodyStream {
+        self.store.stream_skyfile(&self.open, file, range, trace)
     }
 }
 

@@ -210,7 +210,7 @@ fn headers_of_path(ask: &Ask, roots: &[Cid]) -> HeaderMap {
 
 /// The content type that a name tells.
 fn type_by_name(name: &str) -> Option<HeaderValue> {
-    crate::site::content_type::by_name(name).and_then(|kind| HeaderValue::try_from(kind).ok())
+    crate::site::content_type::by_name(name).and_then(|kind| HeaderValue::from_str(&kind).ok())
 }
 
 fn time_of(mtime: &Mtime) -> Option<SystemTime> {
@@ -236,3 +236,6 @@ pub fn with_cors(mut reply: Reply) -> Reply {
     }
     reply
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,6 +2,7 @@
 //!
 //! Skynet's clients read errors as JSON and need its own headers and CORS on every reply.
 
+use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
 
 use ::http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -10,13 +11,12 @@ use ::http::{Method, Response, StatusCode};
 use crate::address::{AddressError, SitePath, Skylink, SkylinkKind};
 use crate::site::content_type;
 use crate::site::skynet::{ArchiveFormat, RootSlash, SkyAnswer, SkyAsk, SkyFile, etag, resolve};
-use crate::store::OpenSkyfile;
 
-use super::ask::{Ask, Format};
+use super::ask::Ask;
 use super::plan::{self, Conditions, Disposition, Representation, ascii};
 use super::refusal::Refusal;
 use super::reply::{BodySource, Clock, Delivery, FilePlan, Reply, ReplyBody, made_here, stamp};
-use super::services::Services;
+use super::services::{Services, Skyfile};
 
 const SKYNET_SKYLINK: HeaderName = HeaderName::from_static("skynet-skylink");
 const SKYNET_PORTAL_API: HeaderName = HeaderName::from_static("skynet-portal-api");
@@ -42,7 +42,7 @@ pub async fn answer(services: &Services, ask: &Ask, link: &Skylink, path_text: &
     let path = decoded_path(ask, path_text)?;
     let skyfile = services.content.skyfile(link, &clock.trace).await?;
     let sky_ask = SkyAsk { path: &path, format: query.format, root_slash: root_slash(ask, &query, path_text) };
-    match resolve(&skyfile.head.metadata, skyfile.head.size_bytes, &sky_ask)? {
+    match resolve(&skyfile.head().metadata, skyfile.head().size_bytes, &sky_ask)? {
         SkyAnswer::File(file) => {
             let plan = Arc::new(plan_of(&skyfile, link, &file, &query));
             let status = StatusCode::from_u16(file.status).unwrap_or(StatusCode::OK);
@@ -132,12 +132,12 @@ fn root_slash(ask: &Ask, query: &SkyQuery, path_text: &str) -> RootSlash {
     if ask.method == Method::GET && !query.attachment && !path_text.ends_with('/') { RootSlash::Missing } else { RootSlash::Fine }
 }
 
-fn plan_of(skyfile: &Arc<OpenSkyfile>, link: &Skylink, file: &SkyFile<'_>, query: &SkyQuery) -> FilePlan {
+fn plan_of(skyfile: &Arc<dyn Skyfile>, link: &Skylink, file: &SkyFile<'_>, query: &SkyQuery) -> FilePlan {
     let link_text = link.to_string();
     let mut headers = HeaderMap::with_capacity(24);
     headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-    let stated = file.content_type.or_else(|| content_type::by_name(file.name));
-    if let Some(kind) = stated.and_then(|kind| HeaderValue::try_from(kind).ok()) {
+    let stated = file.content_type.map(Cow::Borrowed).or_else(|| content_type::by_name(file.name));
+    if let Some(kind) = stated.and_then(|kind| HeaderValue::from_str(&kind).ok()) {
         headers.insert(header::CONTENT_TYPE, kind);
     }
     let disposition = if query.attachment { Disposition::Attachment } else { Disposition::Inline };
@@ -205,3 +205,6 @@ pub fn with_portal_headers(mut reply: Reply, ask: &Ask) -> Reply {
     }
     reply
 }
+
+#[cfg(test)]
+mod tests;
