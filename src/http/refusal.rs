@@ -160,6 +160,7 @@ fn store_row(error: &StoreError) -> Row {
         StoreError::NotEnoughHosts { have, need, .. } => row(S::SERVICE_UNAVAILABLE, NoStore, format!("{have} storage hosts can be written to, {need} are needed"), "Try again when hosts have come back; `skygate hosts` shows which are missing and why.").retry(RETRY_NOT_ENOUGH_HOSTS_S),
         StoreError::Tree(error) => row(S::INTERNAL_SERVER_ERROR, NoStore, format!("the stored block is malformed: {error}"), made_badly),
         StoreError::BadFile(what) => row(S::INTERNAL_SERVER_ERROR, NoStore, format!("the stored file is malformed: {what}"), made_badly),
+        StoreError::Skyfile(error) => row(S::INTERNAL_SERVER_ERROR, NoStore, error.to_string(), made_badly),
         StoreError::BlockTooLarge { .. } => row(S::INTERNAL_SERVER_ERROR, NoStore, error.to_string(), made_badly),
         StoreError::Unsupported(what) => row(S::NOT_IMPLEMENTED, NoStore, *what, "Another gateway may serve it."),
         StoreError::WrongBlock(_) => row(S::INTERNAL_SERVER_ERROR, NoStore, "the stored bytes do not match their address, and are not served", log_tells),
