@@ -25,6 +25,7 @@ mod floor;
 mod hosts;
 mod key;
 mod kind;
+mod on_renter;
 mod read;
 mod scan;
 #[cfg(test)]
@@ -45,6 +46,7 @@ use std::{
 use tokio::sync::{Semaphore, broadcast};
 use tokio_util::task::TaskTracker;
 
+pub use self::on_renter::BareHosts;
 pub use self::{
     envelope::{InvalidRecord, OwnerCheck, OwnerChecks, RECORD_BYTES_MAX, Record},
     hosts::{HostCallError, Quorum, RecordHosts},
