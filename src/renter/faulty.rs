@@ -10,6 +10,7 @@
 use std::{
     collections::BTreeMap,
     fmt,
+    io::{self, ErrorKind},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering::Relaxed},
@@ -46,8 +47,14 @@ pub enum Fault {
 }
 
 impl Fault {
+    /// A full or read-only store fails as a real disk's does.
     fn error(self) -> Error {
-        Error::Generic { store: STORE, source: self.into() }
+        let kind = match self {
+            Fault::QuotaUsedUp => ErrorKind::StorageFull,
+            Fault::ReadOnly => ErrorKind::ReadOnlyFilesystem,
+            Fault::OnRequest | Fault::Dead => ErrorKind::Other,
+        };
+        Error::Generic { store: STORE, source: io::Error::new(kind, self).into() }
     }
 }
 

@@ -10,7 +10,9 @@
 mod latency;
 
 use std::{
+    error::Error,
     fmt,
+    io::{self, ErrorKind},
     ops::Range,
     str::FromStr,
     sync::{
@@ -30,7 +32,6 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    faulty::Fault,
     folder::{FolderError, Space},
     marker::{self, MarkerError, PortalId},
 };
@@ -657,38 +658,50 @@ fn parse(path: &str) -> Result<Path, HostError> {
 }
 
 fn classify(error: object_store::Error) -> HostError {
-    use std::io::ErrorKind::{PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
     match &error {
         object_store::Error::NotFound { .. } => return HostError::NotFound,
         object_store::Error::InvalidPath { .. } => return HostError::BadPath(error.to_string()),
         object_store::Error::PermissionDenied { .. } => return HostError::ReadOnly,
         _ => {}
     }
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = std::error::Error::source(&error);
+    let mut cause: Option<&(dyn Error + 'static)> = error.source();
     while let Some(inner) = cause {
-        if let Some(folder) = inner.downcast_ref::<FolderError>() {
-            match folder {
-                FolderError::Full { .. } | FolderError::LogTooLong => return HostError::Full,
-                FolderError::NoMarker => return HostError::Down(DownReason::Marker(folder.to_string())),
-                FolderError::TooLarge { .. } => return HostError::TooLarge,
-                FolderError::Key(_) => return HostError::BadPath(folder.to_string()),
-                FolderError::BadRange => return HostError::Misanswered("the object ends before the range"),
-                _ => {}
-            }
-        }
-        match inner.downcast_ref::<Fault>() {
-            Some(Fault::QuotaUsedUp) => return HostError::Full,
-            Some(Fault::ReadOnly) => return HostError::ReadOnly,
-            _ => {}
-        }
-        match inner.downcast_ref::<std::io::Error>().map(std::io::Error::kind) {
-            Some(StorageFull | QuotaExceeded) => return HostError::Full,
-            Some(ReadOnlyFilesystem | PermissionDenied) => return HostError::ReadOnly,
-            _ => {}
+        let known = match (inner.downcast_ref::<FolderError>(), inner.downcast_ref::<io::Error>()) {
+            (Some(folder), _) => classify_folder(folder),
+            (None, Some(io)) => classify_io(io),
+            (None, None) => None,
+        };
+        if let Some(known) = known {
+            return known;
         }
         cause = inner.source();
     }
     HostError::Transient(Arc::new(error))
+}
+
+fn classify_folder(error: &FolderError) -> Option<HostError> {
+    match error {
+        FolderError::Full { .. } | FolderError::LogTooLong => Some(HostError::Full),
+        FolderError::NoMarker => Some(HostError::Down(DownReason::Marker(error.to_string()))),
+        FolderError::TooLarge { .. } => Some(HostError::TooLarge),
+        FolderError::NotFound => Some(HostError::NotFound),
+        FolderError::Key(_) => Some(HostError::BadPath(error.to_string())),
+        FolderError::BadRange => Some(HostError::Misanswered("the object ends before the range")),
+        FolderError::Io { source, .. } => classify_io(source),
+        FolderError::Locked
+        | FolderError::NewerLog { .. }
+        | FolderError::NotEmpty
+        | FolderError::Exists
+        | FolderError::Closed => None,
+    }
+}
+
+fn classify_io(error: &io::Error) -> Option<HostError> {
+    match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Some(HostError::Full),
+        ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied => Some(HostError::ReadOnly),
+        _ => None,
+    }
 }
 
 #[cfg(test)]

@@ -45,6 +45,9 @@ impl Spot {
 /// One key of a listing's snapshot: length and time, or removed.
 pub(super) type SnapshotRow = (Arc<str>, Option<(u64, SystemTime)>);
 
+/// A key's new slot; `None` takes the key out.
+pub(super) type Change = (Arc<str>, Option<Slot>);
+
 #[derive(Debug, Default)]
 pub(super) struct Index {
     map: RwLock<BTreeMap<Arc<str>, Slot>>,
@@ -56,8 +59,8 @@ impl Index {
         self.read().get(key).cloned()
     }
 
-    /// Takes a batch of changes at once; `None` takes the key out.
-    pub fn apply(&self, changes: impl IntoIterator<Item = (Arc<str>, Option<Slot>)>) {
+    /// Takes a batch of changes at once.
+    pub fn apply(&self, changes: impl IntoIterator<Item = Change>) {
         let mut map = self.write();
         for (key, slot) in changes {
             match slot {

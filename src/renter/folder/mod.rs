@@ -229,7 +229,7 @@ impl FolderStore {
         answered.await.map_err(|_| FolderError::Closed)?
     }
 
-    async fn put(&self, key: String, payload: PutPayload, kind: PutKind) -> Result<(), FolderError> {
+    async fn put_object(&self, key: String, payload: PutPayload, kind: PutKind) -> Result<(), FolderError> {
         let len = payload.content_length() as u64;
         if len > OBJECT_BYTES_MAX {
             return Err(FolderError::TooLarge { len });
@@ -281,7 +281,7 @@ impl FolderStore {
         blocking(&self.0.write_jobs, move || inner.write_marker(&Bytes::from(payload), kind)).await
     }
 
-    async fn get(&self, key: String, options: GetOptions) -> Result<Found, FolderError> {
+    async fn read_bytes(&self, key: String, options: GetOptions) -> Result<Found, FolderError> {
         let GetOptions { range, head, .. } = options;
         let inner = self.0.clone();
         if key == MARKER_KEY {
@@ -516,7 +516,7 @@ impl ObjectStore for FolderStore {
             return Err(not_implemented("attributes"));
         }
         check_key(key).map_err(|error| FolderError::from(error).for_key(key))?;
-        self.put(key.to_owned(), payload, kind).await.map_err(|error| error.for_key(key))?;
+        self.put_object(key.to_owned(), payload, kind).await.map_err(|error| error.for_key(key))?;
         Ok(PutResult { e_tag: None, version: None, extensions: Default::default() })
     }
 
@@ -527,7 +527,7 @@ impl ObjectStore for FolderStore {
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
         let key = location.as_ref();
         check_key(key).map_err(|error| FolderError::from(error).for_key(key))?;
-        let found = self.get(key.to_owned(), options.clone()).await.map_err(|error| error.for_key(key))?;
+        let found = self.read_bytes(key.to_owned(), options.clone()).await.map_err(|error| error.for_key(key))?;
         let Found { len, modified, range, bytes } = found;
         let meta = meta_of(key, len, modified);
         options.check_preconditions(&meta)?;

@@ -3,7 +3,7 @@
 //! The log's part is taken first and whole: a key that moves from the log to a file meanwhile is then seen at least once,
 //! and a listing never misses an object that was there all the time.
 
-use std::{io, iter::Peekable, sync::Arc, time::SystemTime, vec};
+use std::{borrow::Cow, io, iter::Peekable, sync::Arc, time::SystemTime, vec};
 
 use super::{
     disk::{Disk, EntryKind},
@@ -100,7 +100,7 @@ struct Level {
 
 #[derive(Debug)]
 struct Name {
-    /// The name as it counts for the order: a folder's with its slash, a split part's without its mark.
+    /// The name as the keys have it: a folder's with its slash, a split part's without its mark.
     order: String,
     name: String,
     folder: bool,
@@ -167,14 +167,20 @@ impl FileWalk {
                 EntryKind::Other => None,
             })
             .collect();
-        // A file stands before the folder of split parts that start with its name.
-        names.sort_by(|one, other| other.order.cmp(&one.order).then(other.folder.cmp(&one.folder)));
+        names.sort_by(|one, other| other.sort_text().cmp(&one.sort_text()));
         self.levels.push(Level { folder: format!("{path}/"), key_start, names });
         Ok(())
     }
 }
 
 impl Name {
+    /// The names of a folder are in key order by this text.
+    fn sort_text(&self) -> Cow<'_, str> {
+        // A split part goes on with a letter or a digit: all of that stands behind a folder's slash.
+        let split = self.folder && !self.order.ends_with('/');
+        if split { format!("{}0", self.order).into() } else { self.order.as_str().into() }
+    }
+
     fn folder(name: &str) -> Name {
         let order = match name.strip_suffix(SPLIT_MARK) {
             Some(part) => part.to_owned(),

@@ -25,7 +25,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use super::{
     FolderError,
     disk::{Disk, DiskFile, Writing},
-    index::{Index, Segment, Slot, Spot, now_ms},
+    index::{Change, Index, Segment, Slot, Spot, now_ms},
     key::{disk_path, parent},
     log::{
         Entry, EntryKind, LOG_FOLDER, SEGMENT_HEADER_BYTES, Scanned, Scanner, encode_entry, encode_segment_header,
@@ -390,10 +390,7 @@ impl Writer {
     }
 
     /// Appends entries to the log, durably; answers what the index has to learn.
-    fn append(
-        &mut self,
-        entries: &[(EntryKind, Arc<str>, Bytes)],
-    ) -> Result<Vec<(Arc<str>, Option<Slot>)>, FolderError> {
+    fn append(&mut self, entries: &[(EntryKind, Arc<str>, Bytes)]) -> Result<Vec<Change>, FolderError> {
         self.open_active().map_err(FolderError::io("start a log segment"))?;
         let active = self.active.as_mut().expect("opened on the line above");
         let (mut bytes, mut changes) = (Vec::new(), Vec::with_capacity(entries.len()));
