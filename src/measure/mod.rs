@@ -115,3 +115,7 @@ impl Trace {
         }
     }
 }
+
+mod histograms;
+
+pub use histograms::{Endpoint, Measures, Summary};

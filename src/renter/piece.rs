@@ -80,7 +80,9 @@ impl From<HostError> for Fault {
             HostError::Down(_) | HostError::ReadOnly | HostError::Full => Fault::Unavailable,
             HostError::TimedOut => Fault::TimedOut,
             HostError::Transient(_) => Fault::Transient,
-            HostError::Misanswered(_) | HostError::TooLarge | HostError::BadPath(_) => Fault::Wrong(error.to_string()),
+            HostError::Misanswered(_) | HostError::TooLarge => Fault::Wrong(error.to_string()),
+            // Our own mistake: no host is to blame, and asking again does not help.
+            HostError::BadPath(_) => Fault::Unavailable,
         }
     }
 }

@@ -1,1 +1,30 @@
-//! site
+//! The site: a path inside a tree becomes an answer.
+//!
+//! *Does*: walks UnixFS directories ([`unixfs`]) and skyfile metadata ([`skynet`]): slash rule, index.html, listings, missing
+//! names; guesses content types ([`content_type`]).
+//! *Hides*: plain and HAMT directories look alike from outside.
+//! *Must never know*: where blocks come from, HTTP statuses and headers, clocks. It never awaits: it says which block it
+//! needs, and is given it.
+//! *Words*: a **walk** goes from a root along a [`SitePath`](crate::address::SitePath) to an **answer**; a **listing** is what a
+//! directory without index.html answers with.
+//! *Limits*: [`unixfs::WALK_BLOCKS_MAX`], [`unixfs::LISTING_SHARDS_MAX`], and those of the rooms below.
+
+pub mod content_type;
+pub mod skynet;
+pub mod unixfs;
+
+use crate::tree::TreeError;
+
+/// Why there is no answer. What is merely absent is an answer, not an error.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SiteError {
+    /// A block on the way is no good, and never will be.
+    #[error(transparent)]
+    Tree(#[from] TreeError),
+    /// The walk or listing would take more blocks than its limit.
+    #[error("this takes more than {max} blocks")]
+    TooManyBlocks {
+        /// The limit.
+        max: usize,
+    },
+}
