@@ -141,7 +141,7 @@ fn etag_listed(list: &str, etag: &[u8], comparison: Comparison) -> bool {
         let Some(inner) = opaque.strip_prefix('"') else { return false };
         let Some(end) = inner.find('"') else { return false };
         let strong_enough = comparison == Comparison::Weak || (!weak && !ours_weak);
-        if strong_enough && opaque[..end + 2].as_bytes() == ours {
+        if strong_enough && opaque.as_bytes()[..end + 2] == *ours {
             return true;
         }
         rest = inner[end + 1..].trim_start();
@@ -407,7 +407,7 @@ mod tests {
     fn etag_conditions() {
         use Decision::*;
         #[rustfmt::skip]
-        let rows: &[(Option<&str>, Option<&str>, Option<&str>, Decision)] = &[
+        let rows = [
             // If-None-Match,                   If-Match,        If-Range with bytes=0-1, expect
             (None,                              None,            None,               Whole),
             (Some("\"bafy\""),                  None,            None,               NotModified),
@@ -435,7 +435,7 @@ mod tests {
                 range: if_range.map(|_| "bytes=0-1".to_owned()),
                 ..Default::default()
             };
-            assert_eq!(&decide(&conditions, &file(34)), expect, "{conditions:?}");
+            assert_eq!(decide(&conditions, &file(34)), expect, "{conditions:?}");
         }
     }
 

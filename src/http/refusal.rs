@@ -26,14 +26,15 @@ const RETRY_NOT_ENOUGH_HOSTS_S: u32 = 30;
 /// Why a request is not answered with what it asked for.
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
+    /// Boxed, as the next one: they can hold a CID, and refusals travel through every function here.
     #[error("{0}")]
-    Store(#[from] StoreError),
+    Store(Box<StoreError>),
     #[error("{0}")]
     Site(#[from] SiteError),
     #[error("{0}")]
     Skyfile(#[from] OutsideContent),
     #[error("{0}")]
-    Ingest(#[from] IngestError),
+    Ingest(Box<IngestError>),
     #[error("{0}")]
     Admin(#[from] AdminRefused),
     /// The address in the path does not parse. `path` is the path as asked.
@@ -86,6 +87,18 @@ pub enum Refusal {
     LoginSpent,
     #[error("no pin under this address")]
     NoPin,
+}
+
+impl From<StoreError> for Refusal {
+    fn from(error: StoreError) -> Refusal {
+        Refusal::Store(Box::new(error))
+    }
+}
+
+impl From<IngestError> for Refusal {
+    fn from(error: IngestError) -> Refusal {
+        Refusal::Ingest(Box::new(error))
+    }
 }
 
 /// May a cache keep the refusal?
@@ -202,13 +215,13 @@ mod tests {
     #[test]
     fn faults_that_pass_are_retried_and_never_cached() {
         let rows = [
-            (Refusal::Store(StoreError::NotFound), 404, false),
-            (Refusal::Store(StoreError::Rebuilding), 503, true),
-            (Refusal::Store(StoreError::TooFewPieces { have: 5, need: 6 }), 502, true),
-            (Refusal::Store(StoreError::TimedOut), 504, true),
-            (Refusal::Store(StoreError::NotEnoughHosts { have: 7, need: 8, reason: "two are full".to_owned() }), 503, true),
-            (Refusal::Store(StoreError::BadPin("disk /dev/sda is on fire".to_owned())), 500, false),
-            (Refusal::Store(StoreError::Joined(Arc::new(StoreError::TimedOut))), 504, true),
+            (Refusal::from(StoreError::NotFound), 404, false),
+            (Refusal::from(StoreError::Rebuilding), 503, true),
+            (Refusal::from(StoreError::TooFewPieces { have: 5, need: 6 }), 502, true),
+            (Refusal::from(StoreError::TimedOut), 504, true),
+            (Refusal::from(StoreError::NotEnoughHosts { have: 7, need: 8, reason: "two are full".to_owned() }), 503, true),
+            (Refusal::from(StoreError::BadPin("disk /dev/sda is on fire".to_owned())), 500, false),
+            (Refusal::from(StoreError::Joined(Arc::new(StoreError::TimedOut))), 504, true),
             (Refusal::HeadTimedOut, 504, true),
         ];
         for (refusal, status, retried) in rows {
@@ -221,7 +234,7 @@ mod tests {
 
     #[test]
     fn inner_words_stay_inside() {
-        let row = Refusal::Store(StoreError::BadPin("disk /dev/sda is on fire".to_owned())).row();
+        let row = Refusal::from(StoreError::BadPin("disk /dev/sda is on fire".to_owned())).row();
         assert!(!row.sentence.contains("sda") && !row.advice.is_empty());
         let bad = Refusal::BadPath { path: "/ipfs/QmInvalidCID".to_owned(), error: AddressError::CidEmpty };
         assert!(bad.row().sentence.starts_with("invalid path \"/ipfs/QmInvalidCID\""), "the suite looks for these words");

@@ -245,3 +245,62 @@ impl AsyncWrite for StallGuard {
         Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+
+    use crate::http::testing::{Memory, read_answer, start, start_with};
+
+    #[tokio::test]
+    async fn http_2_without_tls() {
+        let server = start(Memory::default()).await;
+        let mut client = TcpStream::connect(server.public).await.expect("connects");
+        client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.expect("writes");
+        let mut frame = [0; 9];
+        client.read_exact(&mut frame).await.expect("a frame");
+        assert_eq!(frame[3], 4, "the server's SETTINGS");
+    }
+
+    #[tokio::test]
+    async fn heads_are_bounded() {
+        let server = start(Memory::default()).await;
+        let long = format!("X-Long: {}", "x".repeat(64 << 10));
+        let many = "X-Many: 1\r\n".repeat(150);
+        for header in [long.as_str(), many.trim_end()] {
+            let answer = server.get("/", &[header]).await;
+            assert!(matches!(answer.status, 0 | 431), "{}", answer.status);
+        }
+        let path = format!("/ipfs/bafkqaaa/{}", "a/".repeat(300));
+        assert_eq!(server.get(&path, &[]).await.status, 400, "too deep");
+        assert_eq!(server.get("/", &[]).await.status, 200);
+    }
+
+    /// With one permit, the second connection is served when the first is gone.
+    #[tokio::test]
+    async fn connections_wait_for_their_permit() {
+        let server = start_with(Memory::default(), 1).await;
+        let mut first = TcpStream::connect(server.public).await.expect("connects");
+        first.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("writes");
+        let mut some = [0; 16];
+        first.read_exact(&mut some).await.expect("served");
+        let mut second = TcpStream::connect(server.public).await.expect("the kernel's queue takes it");
+        second.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.expect("writes");
+        drop(first);
+        let mut bytes = Vec::new();
+        second.read_to_end(&mut bytes).await.expect("reads");
+        assert_eq!(read_answer(&bytes, "GET", false).status, 200);
+    }
+
+    #[tokio::test]
+    async fn idle_connections_do_not_hold_up_the_end() {
+        let server = start(Memory::default()).await;
+        let mut idle = TcpStream::connect(server.public).await.expect("connects");
+        idle.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("writes");
+        let mut some = [0; 16];
+        idle.read_exact(&mut some).await.expect("served");
+        server.shutdown.cancel();
+        server.ended.await.expect("ends though the connection is open");
+    }
+}

@@ -158,6 +158,13 @@ async fn raw(services: &Services, ask: &Ask, root: &Cid, path: &SitePath, clock:
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/vnd.ipld.raw"));
     headers.insert(header::CONTENT_DISPOSITION, plan::content_disposition(Disposition::Attachment, &filename));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    if ask.parameter("format").is_none() {
+        // The format came by Accept: say where it is without one.
+        let query = ask.query.as_ref().map_or_else(String::new, |query| format!("&{query}"));
+        if let Ok(value) = HeaderValue::try_from(format!("{}?format=raw{query}", ask.path)) {
+            headers.insert(header::CONTENT_LOCATION, value);
+        }
+    }
     let representation =
         Representation { size_bytes: block.len() as u64, etag: ascii(format!("\"{cid}.raw\"")), last_modified: None, headers };
     deliver(services, ask, clock, HeaderMap::new(), &FilePlan::new(representation, BodySource::Block(block))).await
@@ -220,9 +227,11 @@ fn time_of(mtime: &Mtime) -> Option<SystemTime> {
     (seconds < 253_402_300_800).then_some(time)
 }
 
-/// Content is for everybody to read: the CORS headers that the conformance suite wants, on every reply.
+/// Content is for everybody to read: the CORS headers that the conformance suite wants, on every reply. Accept chooses
+/// the format and the form of errors, so caches on the way have to know.
 pub fn with_cors(mut reply: Reply) -> Reply {
-    const HEADERS: [(HeaderName, &str); 4] = [
+    const HEADERS: [(HeaderName, &str); 5] = [
+        (header::VARY, "Accept"),
         (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
         (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, HEAD, OPTIONS"),
         (header::ACCESS_CONTROL_ALLOW_HEADERS, "Content-Type, Range, User-Agent, X-Requested-With"),
