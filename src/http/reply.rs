@@ -278,8 +278,6 @@ pub struct Delivery<'a> {
     pub method: &'a Method,
     pub conditions: &'a Conditions,
     pub clock: &'a Clock,
-    /// Headers that only this request has.
-    pub extra: HeaderMap,
     /// Another status than 200 for the whole body: error pages that a site brings along.
     pub status: StatusCode,
 }
@@ -305,7 +303,6 @@ impl Delivery<'_> {
         if head.status == StatusCode::OK {
             head.status = self.status;
         }
-        head.headers.extend(self.extra.clone());
         let located = self.clock.started.elapsed();
         if head.body == BodyPlan::Nothing {
             return Ok(self.finish(head, ReplyBody::empty(), located));
@@ -452,13 +449,19 @@ pub fn stamp(headers: &mut HeaderMap, clock: &Clock, located: Duration) {
         0 => String::new(),
         rounds => format!(", rounds;desc=\"{rounds}\""),
     };
-    let text = format!(
-        "locate;dur={:.3}, fetch;dur={:.3};desc=\"{}\"{rounds}",
-        located.as_secs_f64() * 1000.0,
-        fetched.as_secs_f64() * 1000.0,
-        class.as_str()
-    );
+    let text =
+        format!("locate;dur={}, fetch;dur={};desc=\"{}\"{rounds}", Milliseconds(located), Milliseconds(fetched), class.as_str());
     headers.insert(SERVER_TIMING, ascii(text));
+}
+
+/// A duration in milliseconds with three decimals. Written in whole numbers: every reply has two of them.
+struct Milliseconds(Duration);
+
+impl std::fmt::Display for Milliseconds {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let us = self.0.as_micros();
+        write!(f, "{}.{:03}", us / 1000, us % 1000)
+    }
 }
 
 /// A refusal as an error page, in HTML or text as the reader asked.

@@ -29,7 +29,7 @@ use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::admin;
-use super::ask::{Ask, Target, reader};
+use super::ask::{Ask, Route, reader};
 use super::gateway;
 use super::page;
 use super::refusal::Refusal;
@@ -159,19 +159,19 @@ pub async fn answer<B>(services: &Services, request: Request<B>) -> Reply {
         Err(refusal) => return gateway::with_cors(refuse(&refusal, &parts.method, reader)),
     };
     let reply = async {
-        match &ask.target {
-            Target::Landing => Ok(landing(services, &ask)),
-            Target::Ipfs { root, root_text, path } => gateway::answer(services, &ask, root, root_text, path, &clock).await,
-            Target::Skylink { link, path_text } => skynet::answer(services, &ask, link, path_text, &clock).await,
-            Target::Ipns => Err(Refusal::NamesUnavailable),
-            Target::Unknown => Err(Refusal::NoRoute),
+        match ask.route {
+            Route::Landing => Ok(landing(services, &ask)),
+            Route::Ipfs => gateway::answer(services, &ask, &clock).await,
+            Route::Skylink => skynet::answer(services, &ask, &clock).await,
+            Route::Ipns => Err(Refusal::NamesUnavailable),
+            Route::Unknown => Err(Refusal::NoRoute),
         }
     };
     let outcome = tokio::time::timeout(REPLY_HEAD_MAX, reply).await.unwrap_or(Err(Refusal::HeadTimedOut));
     let reply = outcome.unwrap_or_else(|refusal| refuse(&refusal, &ask.method, ask.reader));
-    match &ask.target {
-        Target::Skylink { .. } | Target::Landing => skynet::with_portal_headers(reply, &ask),
-        Target::Ipfs { .. } | Target::Ipns | Target::Unknown => gateway::with_cors(reply),
+    match ask.route {
+        Route::Skylink | Route::Landing => skynet::with_portal_headers(reply, &ask),
+        Route::Ipfs | Route::Ipns | Route::Unknown => gateway::with_cors(reply),
     }
 }
 
