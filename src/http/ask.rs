@@ -180,7 +180,8 @@ pub fn reader(path: &str, headers: &HeaderMap) -> Reader {
     if skylink_segment(path).is_some() || path.starts_with("/skynet/") {
         return Reader::Json;
     }
-    let html = text(headers, header::ACCEPT).is_some_and(|accept| accept_types(accept).any(|(kind, _)| kind.eq_ignore_ascii_case("text/html")));
+    let html = text(headers, header::ACCEPT)
+        .is_some_and(|accept| accept_types(accept).any(|(kind, _)| kind.eq_ignore_ascii_case("text/html")));
     if html { Reader::Html } else { Reader::Text }
 }
 
@@ -309,14 +310,27 @@ mod tests {
         assert_eq!((sky.route, sky.reader), (Route::Skylink, Reader::Json));
         assert_eq!(sky.sky_target().expect("parses").path_text, "/dir/a.txt");
 
-        for (uri, expect) in [("/", Route::Landing), ("/ipns/example.com", Route::Ipns), ("/favicon.ico", Route::Unknown), ("/ipfs", Route::Unknown), ("/skynet/stats", Route::Unknown)] {
+        for (uri, expect) in [
+            ("/", Route::Landing),
+            ("/ipns/example.com", Route::Ipns),
+            ("/favicon.ico", Route::Unknown),
+            ("/ipfs", Route::Unknown),
+            ("/skynet/stats", Route::Unknown),
+        ] {
             assert_eq!(ask(uri, &[]).expect("parses").route, expect, "{uri}");
         }
     }
 
     #[test]
     fn bad_paths_are_told_with_the_path() {
-        for uri in ["/ipfs/QmInvalidCID", "/ipfs/", "/ipfs//a", &format!("/ipfs/{CID}/%zz"), &format!("/ipfs/{CID}/%00"), &format!("/ipfs/{CID}/%ff")] {
+        for uri in [
+            "/ipfs/QmInvalidCID",
+            "/ipfs/",
+            "/ipfs//a",
+            &format!("/ipfs/{CID}/%zz"),
+            &format!("/ipfs/{CID}/%00"),
+            &format!("/ipfs/{CID}/%ff"),
+        ] {
             let refusal = ask(uri, &[]).expect("a head").ipfs_target().expect_err("refused");
             assert!(matches!(&refusal, Refusal::BadPath { path, .. } if path == uri), "{uri}: {refusal}");
             assert_eq!(refusal.row().status, 400);
@@ -355,12 +369,18 @@ mod tests {
 
     #[test]
     fn facts_of_the_head() {
-        let ask_with = |headers: &[(&str, &str)]| ask(&format!("/ipfs/{CID}?filename=a+b%C4%85.txt&download=true"), headers).expect("parses");
+        let ask_with =
+            |headers: &[(&str, &str)]| ask(&format!("/ipfs/{CID}?filename=a+b%C4%85.txt&download=true"), headers).expect("parses");
         let plain = ask_with(&[]);
         assert_eq!((plain.reader, plain.only_if_cached, plain.service_worker), (Reader::Text, false, false));
         assert_eq!(plain.parameter("filename").as_deref(), Some("a bą.txt"));
         assert_eq!(plain.parameter("nothing"), None);
-        let full = ask_with(&[("accept", "text/html;q=0.9"), ("cache-control", "no-transform, only-if-cached"), ("service-worker", "script"), ("host", "localhost:1")]);
+        let full = ask_with(&[
+            ("accept", "text/html;q=0.9"),
+            ("cache-control", "no-transform, only-if-cached"),
+            ("service-worker", "script"),
+            ("host", "localhost:1"),
+        ]);
         assert_eq!((full.reader, full.only_if_cached, full.service_worker), (Reader::Html, true, true));
         assert_eq!(full.host.as_deref(), Some("localhost:1"));
     }

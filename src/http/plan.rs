@@ -7,9 +7,9 @@
 use std::ops::Range;
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
-use ::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use ::http::StatusCode;
+use ::http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use bytes::Bytes;
 
 /// `/ipfs/` never changes (`ipfs-gateway.md` 2.1): 48 weeks, immutable.
 pub const CACHE_IMMUTABLE: &str = "public, max-age=29030400, immutable";
@@ -328,10 +328,8 @@ pub fn content_disposition(disposition: Disposition, filename: &str) -> HeaderVa
         Disposition::Inline => "inline",
         Disposition::Attachment => "attachment",
     };
-    let plain: String = filename
-        .chars()
-        .map(|c| if c.is_ascii_graphic() && c != '"' && c != '\\' || c == ' ' { c } else { '_' })
-        .collect();
+    let plain: String =
+        filename.chars().map(|c| if c.is_ascii_graphic() && c != '"' && c != '\\' || c == ' ' { c } else { '_' }).collect();
     let encoded = percent_encoding::utf8_percent_encode(filename, NOT_ATTR_CHAR);
     ascii(format!("{word}; filename=\"{plain}\"; filename*=UTF-8''{encoded}"))
 }
@@ -442,8 +440,7 @@ mod tests {
     #[test]
     fn dates_count_only_with_a_known_time() {
         let then = SystemTime::UNIX_EPOCH + Duration::from_millis(1_000_500);
-        let conditions =
-            Conditions { if_modified_since: Some(httpdate::fmt_http_date(then)), ..Default::default() };
+        let conditions = Conditions { if_modified_since: Some(httpdate::fmt_http_date(then)), ..Default::default() };
         assert_eq!(decide(&conditions, &file(1)), Decision::Whole);
         let dated = Representation { last_modified: Some(then), ..file(1) };
         assert_eq!(decide(&conditions, &dated), Decision::NotModified);

@@ -198,7 +198,10 @@ pub struct FilePlan {
 pub enum BodySource {
     File(FileSource),
     /// A stretch of a skyfile's content.
-    Skyfile { skyfile: Arc<dyn Skyfile>, stretch: Range<u64> },
+    Skyfile {
+        skyfile: Arc<dyn Skyfile>,
+        stretch: Range<u64>,
+    },
     /// A block at hand.
     Block(Bytes),
 }
@@ -286,7 +289,8 @@ impl Delivery<'_> {
     /// Conditions, ranges, first bytes, stamp: the whole way from a plan to a reply.
     pub async fn send(self, file: &FilePlan) -> Result<Reply, Refusal> {
         // An error page is not what the conditions speak of.
-        let decision = if self.status == StatusCode::OK { plan::decide(self.conditions, &file.representation) } else { Decision::Whole };
+        let decision =
+            if self.status == StatusCode::OK { plan::decide(self.conditions, &file.representation) } else { Decision::Whole };
         let mut head = match decision {
             Decision::NotModified => Head::not_modified(&file.representation),
             Decision::PreconditionFailed => return Err(Refusal::Precondition),

@@ -73,8 +73,12 @@ pub async fn run(listeners: Listeners, services: Arc<Services>, shutdown: Cancel
 }
 
 /// Accepts connections and serves each with a service made for its peer.
-async fn accept<S, B>(listener: TcpListener, connections_max: usize, shutdown: CancellationToken, service_for: impl Fn(SocketAddr) -> S)
-where
+async fn accept<S, B>(
+    listener: TcpListener,
+    connections_max: usize,
+    shutdown: CancellationToken,
+    service_for: impl Fn(SocketAddr) -> S,
+) where
     S: Service<Request<Incoming>, Response = Response<B>> + Send + 'static,
     S::Future: Send + 'static,
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -228,7 +232,11 @@ impl AsyncWrite for StallGuard {
         self.watch(poll, context)
     }
 
-    fn poll_write_vectored(mut self: Pin<&mut Self>, context: &mut Context<'_>, parts: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         let poll = Pin::new(&mut self.stream).poll_write_vectored(context, parts);
         self.watch(poll, context)
     }

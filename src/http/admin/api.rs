@@ -69,7 +69,8 @@ pub async fn hosts(State(services): Shared) -> Json<Value> {
 pub async fn pins(State(services): Shared, RawQuery(query): RawQuery) -> Result<Response, Denied> {
     let query = query.unwrap_or_default();
     let number = |name: &str, otherwise: u64| {
-        parameter(&query, name).map_or(Ok(otherwise), |text| text.parse().map_err(|_| Refusal::BadQuery("from and limit are numbers")))
+        parameter(&query, name)
+            .map_or(Ok(otherwise), |text| text.parse().map_err(|_| Refusal::BadQuery("from and limit are numbers")))
     };
     let from = number("from", 0)?;
     let limit = usize::try_from(number("limit", PINS_PAGE as u64)?).unwrap_or(PINS_PAGE_MAX).clamp(1, PINS_PAGE_MAX);

@@ -53,7 +53,14 @@ pub async fn reply(services: &Services, ask: &Ask, clock: &Clock, listed: Listed
         segments: listed.target.path.segments().to_vec(),
         request_path: ask.path.clone(),
     };
-    let mut rows = Rows { content: services.content.clone(), trace: clock.trace.clone(), page, dir: listed.dir, written: 0, stage: Stage::Opening };
+    let mut rows = Rows {
+        content: services.content.clone(),
+        trace: clock.trace.clone(),
+        page,
+        dir: listed.dir,
+        written: 0,
+        stage: Stage::Opening,
+    };
     let whole = rows.dir.entries_known().is_some_and(|entries| entries <= ROWS_WHOLE_MAX);
     if whole {
         let mut text = String::new();

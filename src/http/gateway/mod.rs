@@ -133,7 +133,14 @@ fn disposition(ask: &Ask, filename: Option<&str>, found: &FileFound) -> Option<H
 }
 
 /// A symlink is answered with its target as text, never followed (`ipfs-gateway.md` 2.1).
-async fn send_symlink(services: &Services, ask: &Ask, clock: &Clock, points_to: String, cid: Cid, roots: &[Cid]) -> Result<Reply, Refusal> {
+async fn send_symlink(
+    services: &Services,
+    ask: &Ask,
+    clock: &Clock,
+    points_to: String,
+    cid: Cid,
+    roots: &[Cid],
+) -> Result<Reply, Refusal> {
     let mut headers = headers_of_path(ask, roots);
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(CACHE_IMMUTABLE));
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("inode/symlink"));
@@ -197,7 +204,12 @@ async fn block_at(services: &Services, ask: &Ask, target: &IpfsTarget, clock: &C
 /// A redirect to `to` on this host, with the query kept.
 fn redirect(status: StatusCode, ask: &Ask, clock: &Clock, to: &str) -> Reply {
     let location = ask.query.as_ref().map_or_else(|| to.to_owned(), |query| format!("{to}?{query}"));
-    let mut reply = made_here(status, "text/plain; charset=utf-8", &ask.method, format!("This folder's address ends with a slash: {location}\n"));
+    let mut reply = made_here(
+        status,
+        "text/plain; charset=utf-8",
+        &ask.method,
+        format!("This folder's address ends with a slash: {location}\n"),
+    );
     if let Ok(value) = HeaderValue::try_from(location) {
         reply.headers_mut().insert(header::LOCATION, value);
     }

@@ -66,7 +66,14 @@ fn may_be_kept(ask: &Ask, path_text: &str, skyfile: &Arc<dyn Skyfile>) -> bool {
     ask.method == Method::GET || !path_text.is_empty() || skyfile.head().metadata.subfiles.len() <= 1
 }
 
-async fn send(services: &Services, ask: &Ask, clock: &Clock, conditions: &Conditions, status: StatusCode, plan: &FilePlan) -> Result<Reply, Refusal> {
+async fn send(
+    services: &Services,
+    ask: &Ask,
+    clock: &Clock,
+    conditions: &Conditions,
+    status: StatusCode,
+    plan: &FilePlan,
+) -> Result<Reply, Refusal> {
     let delivery = Delivery { services, method: &ask.method, conditions, clock, status };
     delivery.send(plan).await
 }
@@ -125,7 +132,8 @@ impl SkyQuery {
 fn decoded_path(ask: &Ask, path_text: &str) -> Result<String, Refusal> {
     // The checks are those of every path; only the text itself is kept as it stood.
     SitePath::parse(path_text).map_err(|error| ask.bad_path(error))?;
-    let decoded = percent_encoding::percent_decode_str(path_text).decode_utf8().map_err(|_| ask.bad_path(AddressError::PathUtf8))?;
+    let decoded =
+        percent_encoding::percent_decode_str(path_text).decode_utf8().map_err(|_| ask.bad_path(AddressError::PathUtf8))?;
     Ok(if decoded.starts_with('/') { decoded.into_owned() } else { format!("/{decoded}") })
 }
 
@@ -155,10 +163,7 @@ fn plan_of(skyfile: &Arc<dyn Skyfile>, link: &Skylink, file: &SkyFile<'_>, query
             last_modified: None,
             headers,
         },
-        source: BodySource::Skyfile {
-            skyfile: skyfile.clone(),
-            stretch: file.offset_bytes..file.offset_bytes + file.len_bytes,
-        },
+        source: BodySource::Skyfile { skyfile: skyfile.clone(), stretch: file.offset_bytes..file.offset_bytes + file.len_bytes },
         sniffed: OnceLock::new(),
     }
 }

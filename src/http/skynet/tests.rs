@@ -31,7 +31,11 @@ async fn files_of_a_site() {
     ] {
         for _ in 0..2 {
             let answer = server.get(&format!("/{site}{path}"), &[]).await;
-            assert_eq!((answer.status, answer.text().as_str(), answer.header("content-type")), (status, body, Some(kind)), "{path}");
+            assert_eq!(
+                (answer.status, answer.text().as_str(), answer.header("content-type")),
+                (status, body, Some(kind)),
+                "{path}"
+            );
             assert_eq!(answer.header("skynet-skylink").map(str::to_owned), Some(site.to_string()));
             assert_eq!(answer.header("skynet-portal-api").map(str::to_owned), Some(format!("http://{}", server.public)));
             assert!(answer.header("cache-status").is_some());
