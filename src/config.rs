@@ -1,1 +1,466 @@
-//! config
+//! Configuration: [`Typed`] is what was written (a TOML file, environment, flags), [`Checked`] is what can run.
+//!
+//! Only `main`, `lib`, `node` and `cli` see this room; every other room takes a small option struct of its own. An
+//! unknown key is refused, since a misspelt limit would otherwise be no limit. Each value says why it is the default.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+
+/// Host folders of the embedded default: what 6 + 3 needs.
+pub const EMBEDDED_HOSTS: usize = 9;
+
+/// What cannot run, in words that say what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("{path}: {source}", path = path.display())]
+    Unreadable { path: PathBuf, source: std::io::Error },
+    /// The parser's text has line, column and the offending line.
+    #[error("{path}: {text}", path = path.display())]
+    Malformed { path: PathBuf, text: String },
+    #[error("{0}")]
+    Invalid(String),
+}
+
+/// A configuration file as written. Every part may be left out.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Typed {
+    /// Data directory.
+    pub data: Option<PathBuf>,
+    pub listen: TypedListen,
+    pub store: TypedStore,
+    pub redundancy: TypedRedundancy,
+    pub hosts: Vec<TypedHost>,
+    pub portal: TypedPortal,
+    pub limits: TypedLimits,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TypedListen {
+    pub public: Option<SocketAddr>,
+    pub admin: Option<SocketAddr>,
+    pub trusted_proxies: Option<Vec<IpAddr>>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TypedStore {
+    pub memory_bytes: Option<Size>,
+    pub metadata_bytes: Option<Size>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TypedRedundancy {
+    pub preset: Option<String>,
+    pub base_copies: Option<u8>,
+    pub data_pieces: Option<u8>,
+    pub parity_pieces: Option<u8>,
+    pub allow_shared_hosts: Option<bool>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TypedHost {
+    pub url: String,
+    pub zone: Option<String>,
+    pub weight: Option<u16>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TypedPortal {
+    pub domains: Vec<String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TypedLimits {
+    pub connections: Option<usize>,
+    pub slab_memory_bytes: Option<Size>,
+    pub free_space_floor_bytes: Option<Size>,
+    pub grace_seconds: Option<u64>,
+}
+
+/// Bytes, written as a number or as text such as `"128 MiB"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size(pub u64);
+
+impl<'de> Deserialize<'de> for Size {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl serde::de::Visitor<'_> for Visitor {
+            type Value = Size;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("bytes: a number, or text such as \"128 MiB\" (B, KB, KiB, MB, MiB, GB, GiB, TB, TiB)")
+            }
+            fn visit_i64<E: serde::de::Error>(self, number: i64) -> Result<Size, E> {
+                u64::try_from(number).map(Size).map_err(|_| E::invalid_value(serde::de::Unexpected::Signed(number), &self))
+            }
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Size, E> {
+                parse_size(text).ok_or_else(|| E::invalid_value(serde::de::Unexpected::Str(text), &self))
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+fn parse_size(text: &str) -> Option<Size> {
+    let text = text.trim();
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let number: u64 = text[..digits].parse().ok()?;
+    let unit = match text[digits..].trim() {
+        "" | "B" => 1,
+        "KB" | "kB" => 1_000,
+        "KiB" => 1 << 10,
+        "MB" => 1_000_000,
+        "MiB" => 1 << 20,
+        "GB" => 1_000_000_000,
+        "GiB" => 1 << 30,
+        "TB" => 1_000_000_000_000,
+        "TiB" => 1 << 40,
+        _ => return None,
+    };
+    number.checked_mul(unit).map(Size)
+}
+
+/// What is said on the command line or in the environment; it wins over the file.
+#[derive(Clone, Debug, Default)]
+pub struct Flags {
+    pub data: Option<PathBuf>,
+    pub listen: Option<SocketAddr>,
+    pub admin: Option<SocketAddr>,
+}
+
+/// A configuration that can run.
+#[derive(Clone, Debug)]
+pub struct Checked {
+    pub data: PathBuf,
+    pub listen: Listen,
+    pub store: Store,
+    pub redundancy: Redundancy,
+    pub hosts: Hosts,
+    pub portal_domains: Vec<String>,
+    pub limits: Limits,
+}
+
+#[derive(Clone, Debug)]
+pub struct Listen {
+    /// Open to everybody who can reach it; on loopback until the operator says otherwise.
+    pub public: SocketAddr,
+    /// Always needs the API key.
+    pub admin: SocketAddr,
+    /// Peers whose `X-Forwarded-*` are believed. Loopback by default: a proxy on the same machine.
+    pub trusted_proxies: TrustedProxies,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TrustedProxies {
+    Loopback,
+    These(Vec<IpAddr>),
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Store {
+    pub memory_bytes: u64,
+    pub metadata_bytes: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Redundancy {
+    pub base_copies: u8,
+    pub data_pieces: u8,
+    pub parity_pieces: u8,
+    pub shared_hosts: SharedHosts,
+}
+
+/// May several pieces of one slab lie on one host?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SharedHosts {
+    Allowed,
+    Refused,
+}
+
+#[derive(Clone, Debug)]
+pub enum Hosts {
+    /// Nine folders in the data directory: for trying things out.
+    Embedded,
+    Configured(Vec<HostPlace>),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostPlace {
+    /// As written, for messages.
+    pub url: String,
+    pub folder: PathBuf,
+    pub zone: Option<String>,
+    pub weight: u16,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Connections open at once on the public listener. Each costs about 20 KiB.
+    pub connections: usize,
+    /// Memory for slabs being written or rebuilt; one at 6 + 3 takes 37 MiB. Also the brake on uploads.
+    pub slab_memory_bytes: u64,
+    /// Free space below which a folder host takes no more; the folder's own rule if not set.
+    pub free_space_floor_bytes: Option<u64>,
+    /// How long a stop waits for requests under way.
+    pub grace: Duration,
+}
+
+/// Holds a file of 100 MiB whole; the process stays under 300 MiB with it.
+const MEMORY_BYTES_DEFAULT: u64 = 128 << 20;
+/// Nodes, packs and hash trees of some gigabytes of content in use.
+const METADATA_BYTES_DEFAULT: u64 = 64 << 20;
+/// The memory room's smallest: below it a folder of ten thousand files does not fit.
+const METADATA_BYTES_MIN: u64 = 4 << 20;
+const CONNECTIONS_DEFAULT: usize = 4096;
+/// Three slabs at 6 + 3: one fills, one is encoded, one is written.
+const SLAB_MEMORY_DEFAULT: u64 = 3 * (37 << 20);
+/// Process managers wait 30 s or more before they kill.
+const GRACE_SECONDS_DEFAULT: u64 = 20;
+/// More hosts than a placement table is tested with.
+const HOSTS_MAX: usize = 4096;
+
+impl Typed {
+    /// Reads a TOML file.
+    pub fn read(path: &Path) -> Result<Typed, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
+        toml::from_str(&text).map_err(|error| ConfigError::Malformed { path: path.to_owned(), text: error.to_string() })
+    }
+
+    /// Checks everything. Relative places are taken from `base`, the folder of the configuration file.
+    pub fn check(self, flags: Flags, base: &Path) -> Result<Checked, ConfigError> {
+        let data = flags.data.or(self.data.map(|data| base.join(data))).map_or_else(default_data, Ok)?;
+        let redundancy = self.redundancy.check()?;
+        let hosts = if self.hosts.is_empty() {
+            if redundancy != Redundancy::default() && usize::from(redundancy.pieces()) > EMBEDDED_HOSTS {
+                return Err(redundancy.too_few_hosts(EMBEDDED_HOSTS));
+            }
+            Hosts::Embedded
+        } else {
+            Hosts::Configured(check_hosts(self.hosts, &redundancy, base)?)
+        };
+        let metadata_bytes = self.store.metadata_bytes.map_or(METADATA_BYTES_DEFAULT, |size| size.0);
+        if metadata_bytes < METADATA_BYTES_MIN {
+            return Err(invalid(format!("[store] metadata_bytes is {metadata_bytes}, it must be at least {METADATA_BYTES_MIN} (4 MiB)")));
+        }
+        let limits = self.limits.check(&redundancy)?;
+        Ok(Checked {
+            data,
+            listen: Listen {
+                public: flags.listen.or(self.listen.public).unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 8080))),
+                admin: flags.admin.or(self.listen.admin).unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 8081))),
+                trusted_proxies: self.listen.trusted_proxies.map_or(TrustedProxies::Loopback, TrustedProxies::These),
+            },
+            store: Store { memory_bytes: self.store.memory_bytes.map_or(MEMORY_BYTES_DEFAULT, |size| size.0), metadata_bytes },
+            redundancy,
+            hosts,
+            portal_domains: self.portal.domains,
+            limits,
+        })
+    }
+}
+
+impl TypedRedundancy {
+    fn check(self) -> Result<Redundancy, ConfigError> {
+        let written = self.base_copies.is_some() || self.data_pieces.is_some() || self.parity_pieces.is_some();
+        let shared_hosts = if self.allow_shared_hosts == Some(true) { SharedHosts::Allowed } else { SharedHosts::Refused };
+        let preset = match self.preset.as_deref() {
+            None | Some("default") => Redundancy { shared_hosts, ..Redundancy::default() },
+            // Then skylinks of large files equal Skynet's (`design.md` 4).
+            Some("skynet") => Redundancy { base_copies: 10, data_pieces: 10, parity_pieces: 20, shared_hosts },
+            Some(other) => return Err(invalid(format!("[redundancy] preset {other:?} is not known: write \"default\" or \"skynet\""))),
+        };
+        if self.preset.is_some() && written {
+            return Err(invalid("[redundancy] has a preset and numbers of its own: keep the one or the other".to_owned()));
+        }
+        let redundancy = Redundancy {
+            base_copies: self.base_copies.unwrap_or(preset.base_copies),
+            data_pieces: self.data_pieces.unwrap_or(preset.data_pieces),
+            parity_pieces: self.parity_pieces.unwrap_or(preset.parity_pieces),
+            shared_hosts,
+        };
+        for (name, value, least) in
+            [("base_copies", redundancy.base_copies, 1), ("data_pieces", redundancy.data_pieces, 1), ("parity_pieces", redundancy.parity_pieces, 0)]
+        {
+            if !(least..=64).contains(&value) {
+                return Err(invalid(format!("[redundancy] {name} is {value}, it must be {least} to 64")));
+            }
+        }
+        Ok(redundancy)
+    }
+}
+
+impl Default for Redundancy {
+    fn default() -> Self {
+        Redundancy { base_copies: 4, data_pieces: 6, parity_pieces: 3, shared_hosts: SharedHosts::Refused }
+    }
+}
+
+impl Redundancy {
+    pub fn pieces(&self) -> u8 {
+        self.data_pieces + self.parity_pieces
+    }
+
+    /// Hosts that may be lost at the moment of an acknowledgement.
+    pub fn ack_losses(&self) -> u8 {
+        self.parity_pieces.div_ceil(2)
+    }
+
+    fn too_few_hosts(&self, have: usize) -> ConfigError {
+        invalid(format!(
+            "{have} hosts cannot hold {} + {} pieces on hosts of their own: add [[hosts]], lower [redundancy] data_pieces or parity_pieces, \
+             or set allow_shared_hosts = true (then one lost host can take several pieces of a slab with it)",
+            self.data_pieces, self.parity_pieces
+        ))
+    }
+}
+
+impl TypedLimits {
+    fn check(self, redundancy: &Redundancy) -> Result<Limits, ConfigError> {
+        let limits = Limits {
+            connections: self.connections.unwrap_or(CONNECTIONS_DEFAULT),
+            slab_memory_bytes: self.slab_memory_bytes.map_or(SLAB_MEMORY_DEFAULT, |size| size.0),
+            free_space_floor_bytes: self.free_space_floor_bytes.map(|size| size.0),
+            grace: Duration::from_secs(self.grace_seconds.unwrap_or(GRACE_SECONDS_DEFAULT)),
+        };
+        let slab = u64::from(redundancy.pieces()) * ((4 << 20) + (64 << 10));
+        if limits.connections == 0 {
+            return Err(invalid("[limits] connections is 0: nobody could connect".to_owned()));
+        }
+        if self.slab_memory_bytes.is_some() && limits.slab_memory_bytes < slab {
+            let have = limits.slab_memory_bytes;
+            return Err(invalid(format!("[limits] slab_memory_bytes is {have}, one slab at this redundancy takes {slab}")));
+        }
+        Ok(Limits { slab_memory_bytes: limits.slab_memory_bytes.max(slab), ..limits })
+    }
+}
+
+fn check_hosts(hosts: Vec<TypedHost>, redundancy: &Redundancy, base: &Path) -> Result<Vec<HostPlace>, ConfigError> {
+    if hosts.len() > HOSTS_MAX {
+        return Err(invalid(format!("{} [[hosts]], at most {HOSTS_MAX}", hosts.len())));
+    }
+    let mut places: Vec<HostPlace> = Vec::with_capacity(hosts.len());
+    for host in hosts {
+        let Some(path) = host.url.strip_prefix("file:") else {
+            return Err(invalid(format!("[[hosts]] url {:?} is not known: write \"file:FOLDER\"", host.url)));
+        };
+        // `file:///srv/1` and `file:/srv/1` are the same place; `file:hosts/1` counts from the configuration file.
+        let path = if path.starts_with("///") { &path[2..] } else { path };
+        if path.is_empty() || path.starts_with("//") {
+            return Err(invalid(format!("[[hosts]] url {:?} names no folder: write \"file:FOLDER\"", host.url)));
+        }
+        let weight = host.weight.unwrap_or(1);
+        if weight == 0 {
+            return Err(invalid(format!("[[hosts]] url {:?} has weight 0: leave the host out instead", host.url)));
+        }
+        let folder = base.join(path);
+        if let Some(twice) = places.iter().find(|known| known.folder == folder) {
+            return Err(invalid(format!("[[hosts]] {:?} and {:?} are the same folder", twice.url, host.url)));
+        }
+        places.push(HostPlace { url: host.url, folder, zone: host.zone, weight });
+    }
+    let wanted = usize::from(redundancy.pieces().max(redundancy.base_copies));
+    if places.len() < wanted && redundancy.shared_hosts == SharedHosts::Refused {
+        return Err(redundancy.too_few_hosts(places.len()));
+    }
+    Ok(places)
+}
+
+fn default_data() -> Result<PathBuf, ConfigError> {
+    default_data_from(std::env::var_os("XDG_DATA_HOME").map(PathBuf::from), std::env::var_os("HOME").map(PathBuf::from))
+}
+
+fn default_data_from(xdg: Option<PathBuf>, home: Option<PathBuf>) -> Result<PathBuf, ConfigError> {
+    xdg.filter(|xdg| xdg.is_absolute())
+        .or_else(|| home.map(|home| home.join(".local/share")))
+        .map(|share| share.join("skygate"))
+        .ok_or_else(|| invalid("neither HOME nor XDG_DATA_HOME is set: name the data directory with --data DIR".to_owned()))
+}
+
+fn invalid(text: String) -> ConfigError {
+    ConfigError::Invalid(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(text: &str) -> Result<Checked, String> {
+        let typed: Typed = toml::from_str(text).map_err(|error| error.to_string())?;
+        let flags = Flags { data: Some("data".into()), ..Flags::default() };
+        typed.check(flags, Path::new("/etc/skygate")).map_err(|error| error.to_string())
+    }
+
+    fn nine(more: &str) -> String {
+        (1..=9).map(|i| format!("[[hosts]]\nurl = \"file:h{i}\"\n")).collect::<String>() + more
+    }
+
+    #[test]
+    fn nothing_written_is_the_embedded_default() {
+        let checked = check("").expect("the default is right");
+        assert!(matches!(checked.hosts, Hosts::Embedded));
+        assert_eq!(checked.listen.public.to_string(), "127.0.0.1:8080");
+        assert_eq!(checked.listen.admin.to_string(), "127.0.0.1:8081");
+        assert_eq!(checked.redundancy, Redundancy::default());
+        assert_eq!(checked.listen.trusted_proxies, TrustedProxies::Loopback);
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_with_what_to_do() {
+        let rows = [
+            ("[store]\nmemory_byte = 1", "unknown field `memory_byte`"),
+            ("[store]\nmemory_bytes = \"12 parsecs\"", "128 MiB"),
+            ("[store]\nmemory_bytes = -1", "128 MiB"),
+            ("[store]\nmetadata_bytes = 1", "at least"),
+            ("[redundancy]\npreset = \"big\"", "\"default\" or \"skynet\""),
+            ("[redundancy]\npreset = \"skynet\"\ndata_pieces = 3", "keep the one or the other"),
+            ("[redundancy]\npreset = \"skynet\"", "allow_shared_hosts"),
+            ("[redundancy]\ndata_pieces = 0", "must be 1 to 64"),
+            ("[[hosts]]\nurl = \"ftp://x\"", "file:FOLDER"),
+            ("[[hosts]]\nurl = \"file:a\"", "allow_shared_hosts"),
+            ("[limits]\nconnections = 0", "nobody could connect"),
+            ("[limits]\nslab_memory_bytes = \"1 MiB\"", "one slab at this redundancy"),
+            ("[listen]\npublic = \"here\"", "invalid socket address"),
+        ];
+        for (text, expect) in rows {
+            let error = check(text).expect_err(text);
+            assert!(error.contains(expect), "{text:?} gave {error:?}");
+        }
+        let twice = nine("[[hosts]]\nurl = \"file:./h1\"\n").replace("./h1", "h1");
+        assert!(check(&twice).expect_err("twice").contains("same folder"));
+    }
+
+    #[test]
+    fn hosts_are_taken_from_the_folder_of_the_file() {
+        let checked = check(&nine("[[hosts]]\nurl = \"file:///srv/ten\"\nzone = \"b\"\nweight = 2\n")).expect("right");
+        let Hosts::Configured(hosts) = checked.hosts else { panic!("hosts were written") };
+        assert_eq!(hosts[0].folder, Path::new("/etc/skygate/h1"));
+        assert_eq!(hosts[9].folder, Path::new("/srv/ten"));
+        assert_eq!((hosts[9].zone.as_deref(), hosts[9].weight), (Some("b"), 2));
+    }
+
+    #[test]
+    fn sizes_are_read_with_their_units() {
+        let rows = [("1", Some(1)), ("128 MiB", Some(128 << 20)), ("2GB", Some(2_000_000_000)), ("1.5 MiB", None), ("MiB", None), ("99999999 TiB", None)];
+        for (text, expect) in rows {
+            assert_eq!(parse_size(text).map(|size| size.0), expect, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_data_directory_follows_the_desktop_rules() {
+        let home = Some(PathBuf::from("/h"));
+        assert_eq!(default_data_from(Some("/x".into()), home.clone()).expect("set"), Path::new("/x/skygate"));
+        assert_eq!(default_data_from(None, home.clone()).expect("set"), Path::new("/h/.local/share/skygate"));
+        assert_eq!(default_data_from(Some("relative".into()), home).expect("set"), Path::new("/h/.local/share/skygate"));
+        assert!(default_data_from(None, None).is_err());
+    }
+}

@@ -298,6 +298,7 @@ fn store_row(error: &StoreError) -> Row {
         StoreError::BadFile(what) => {
             row(S::INTERNAL_SERVER_ERROR, NoStore, format!("the stored file is malformed: {what}"), made_badly)
         }
+        StoreError::Skyfile(error) => row(S::INTERNAL_SERVER_ERROR, NoStore, error.to_string(), made_badly),
         StoreError::BlockTooLarge { .. } => row(S::INTERNAL_SERVER_ERROR, NoStore, error.to_string(), made_badly),
         StoreError::Unsupported(what) => row(S::NOT_IMPLEMENTED, NoStore, *what, "Another gateway may serve it."),
         StoreError::WrongBlock(_) => {

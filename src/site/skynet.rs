@@ -141,11 +141,7 @@ pub struct OutsideContent {
 
 /// Finds what answers a request. `size_bytes` is the length of the content by the layout, which is true also where old
 /// metadata says 0. What is answered lies within the content.
-pub fn resolve<'m>(
-    metadata: &'m Metadata,
-    size_bytes: u64,
-    ask: &SkyAsk<'_>,
-) -> Result<SkyAnswer<'m>, OutsideContent> {
+pub fn resolve<'m>(metadata: &'m Metadata, size_bytes: u64, ask: &SkyAsk<'_>) -> Result<SkyAnswer<'m>, OutsideContent> {
     let asked = if ask.path.starts_with('/') { Cow::Borrowed(ask.path) } else { Cow::Owned(format!("/{}", ask.path)) };
     let path = match ask.format {
         Some(_) => asked.clone(),

@@ -1,38 +1,80 @@
-//! store (placeholder of the http branch, dropped at the merge)
+//! Stored data: wants become verified bytes, uploads become pins, and every reply gets its class.
+//!
+//! What it does: finds which pin holds a block (`catalog`, `blocks`), reads contents from memory or hosts
+//! (`content`), turns files and skyfiles into streams (`stream`, `skyfiles`), commits pins (`commit`), and keeps the
+//! catalog true and uploads complete in the background (`upkeep`).
+//!
+//! What it hides: where bytes are. Callers name a CID or a skylink and get verified bytes or a [`StoreError`].
+//!
+//! What it must never know: HTTP, DNS, how bytes came in, which host is which.
+//!
+//! Limits: bodies in memory (`memory_bytes`), index bytes in memory (`metadata_bytes`), read-ahead of a reply
+//! (`stream`), look-ups on hosts for unknown addresses while the catalog is being rebuilt ([`ASKS_AT_ONCE_MAX`]).
 
-use std::ops::Range;
-use std::sync::Arc;
+mod blocks;
+pub mod catalog;
+mod commit;
+mod content;
+mod packs;
+mod pin;
+mod skyfiles;
+mod stream;
+mod upkeep;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use futures::stream::BoxStream;
+use moka::future::Cache;
+use tokio::sync::Semaphore;
 
 use crate::address::{Cid, Skylink};
-use crate::measure::Trace;
-use crate::tree::skyfile::SkyfileHead;
-use crate::tree::{FileNode, TreeError};
+use crate::measure::{Measures, Trace};
+use crate::records::{RecordError, Records};
+use crate::renter::{Renter, RenterError};
+use crate::sector::Root;
+use crate::tree::TreeError;
+use crate::tree::skyfile::SkyfileError;
 
-#[derive(Debug, thiserror::Error)]
-#[error("catalog")]
-pub struct CatalogError;
+pub use blocks::BLOCK_BYTES_MAX;
+pub use catalog::{CatalogError, PinRow as CatalogPin};
+pub use commit::{Commit, Durability, UnpinRoot};
+pub use crate::renter::{Completion, Written};
+pub use pin::{NewPin, PIN_ROW_DATA_MAX, PIN_ROWS_MAX, Pin, PinRow, pin_key};
+pub use skyfiles::OpenSkyfile;
+pub use stream::{BodyStream, FileSource};
+pub use upkeep::Status;
 
+/// Look-ups on hosts for addresses that a catalog under rebuild does not know. More callers are told to come again:
+/// strangers' addresses must not become a flood of host requests.
+const ASKS_AT_ONCE_MAX: usize = 16;
+
+/// Why bytes cannot be had, or cannot be stored; each variant says what the caller can do.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
+    /// Known to be absent.
     #[error("nothing is stored under this address")]
     NotFound,
+    /// The catalog is being rebuilt, so an absence cannot be told yet. Try again.
     #[error("the catalog is being rebuilt and does not know this address yet")]
     Rebuilding,
     #[error("only {have} of the {need} pieces that are needed can be read")]
     TooFewPieces { have: usize, need: usize },
     #[error("the hosts did not answer in time")]
     TimedOut,
+    /// Writes only.
     #[error("not enough hosts to store safely: {reason} (have {have}, need {need})")]
     NotEnoughHosts { have: usize, need: usize, reason: String },
     #[error("the stored block is malformed: {0}")]
     Tree(#[from] TreeError),
     #[error("the stored file is malformed: {0}")]
     BadFile(&'static str),
-    #[error("the block is {length} bytes long")]
+    #[error("the stored skyfile is malformed: {0}")]
+    Skyfile(#[from] SkyfileError),
+    #[error("the block is {length} bytes long, this gateway handles at most {BLOCK_BYTES_MAX}")]
     BlockTooLarge { length: u64 },
+    /// Our own record of an upload is wrong: an older program's fault, or this disk's.
     #[error("the pin that holds this content cannot be used: {0}")]
     BadPin(String),
     #[error("the bytes stored for {0} do not hash to it")]
@@ -43,11 +85,32 @@ pub enum StoreError {
     Catalog(#[from] CatalogError),
     #[error("records cannot be read or written: {0}")]
     Records(String),
+    /// One failure told to several readers who joined the same read.
     #[error("{0}")]
     Joined(Arc<StoreError>),
 }
 
 impl StoreError {
+    /// The error for one more of those who waited for the same read.
+    fn copy(self: &Arc<Self>) -> StoreError {
+        match &**self {
+            StoreError::NotFound => StoreError::NotFound,
+            StoreError::Rebuilding => StoreError::Rebuilding,
+            StoreError::TooFewPieces { have, need } => StoreError::TooFewPieces { have: *have, need: *need },
+            StoreError::TimedOut => StoreError::TimedOut,
+            _ => StoreError::Joined(self.clone()),
+        }
+    }
+
+    /// A renter's error about something that a pin keeps alive: it is lost for now, never "not there".
+    fn of_pinned(error: RenterError) -> StoreError {
+        match error {
+            RenterError::NotFound => StoreError::TooFewPieces { have: 0, need: 1 },
+            error => error.into(),
+        }
+    }
+
+    /// The first cause, behind joined reads.
     pub fn cause(&self) -> &StoreError {
         match self {
             StoreError::Joined(error) => error.cause(),
@@ -56,54 +119,127 @@ impl StoreError {
     }
 }
 
-pub type BodyStream = BoxStream<'static, Result<Bytes, StoreError>>;
-
+/// Sizes and places; each has a name in the configuration.
 #[derive(Clone, Debug)]
-pub struct FileSource {
-    pub cid: Cid,
-    pub node: Arc<FileNode>,
+pub struct StoreOptions {
+    /// Folder of the catalog and the pack indexes.
+    pub folder: PathBuf,
+    /// Body bytes kept in memory; 0 turns it off.
+    pub memory_bytes: u64,
+    /// Index bytes kept in memory: nodes, pack pages, pins, skyfile heads.
+    pub metadata_bytes: u64,
 }
 
-#[derive(Debug)]
-pub struct OpenSkyfile {
-    pub head: SkyfileHead,
+/// The door. Cheap to clone.
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
 }
 
-#[derive(Clone, Copy, Debug)]
-pub enum Durability {
-    Acknowledged,
-    Complete,
+struct Inner {
+    renter: Renter,
+    records: Records,
+    measures: Arc<Measures>,
+    catalog: catalog::Catalog,
+    packs_on_disk: packs::PacksOnDisk,
+    contents: content::Contents,
+    /// Verified interior nodes by multihash.
+    nodes: Cache<Vec<u8>, Bytes>,
+    pins: Cache<String, Arc<Pin>>,
+    packs: Cache<Root, Arc<blocks::OpenPack>>,
+    heads: Cache<(Root, u32), Arc<OpenSkyfile>>,
+    asks: Semaphore,
+    /// Pins whose blocks are not all in the catalog's table yet: looked into one by one.
+    unindexed: Mutex<BTreeMap<String, catalog::PinRow>>,
+    upkeep: upkeep::Upkeep,
 }
 
-impl Durability {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Durability::Acknowledged => "acknowledged",
-            Durability::Complete => "complete",
+/// Parts of `metadata_bytes`: the rest after these goes to nodes and pack pages in equal halves.
+const PINS_SHARE: u64 = 8;
+/// Packs are mapped files or copies of indexes: a quarter.
+const PACKS_SHARE: u64 = 4;
+/// Skyfile heads hold fanouts and metadata (up to 4 MiB each): a quarter.
+const HEADS_SHARE: u64 = 4;
+
+impl Store {
+    /// Opens the catalog. Nothing is asked of the hosts here: [`Store::start_upkeep`] does that.
+    pub fn open(renter: Renter, records: Records, measures: Arc<Measures>, options: &StoreOptions) -> Result<Store, CatalogError> {
+        let catalog = catalog::Catalog::open(&options.folder)?;
+        let packs_on_disk =
+            packs::PacksOnDisk::open(&options.folder.join("packs")).map_err(|error| CatalogError::from(redb::Error::Io(error)))?;
+        let all = options.metadata_bytes;
+        let rest = all - all / PINS_SHARE - all / PACKS_SHARE - all / HEADS_SHARE;
+        let weight = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
+        let inner = Inner {
+            contents: content::Contents::new(renter.clone(), options.memory_bytes, rest / 2),
+            nodes: Cache::builder()
+                .max_capacity(rest / 2)
+                .weigher(move |key: &Vec<u8>, node: &Bytes| weight(key.len() + node.len() + 128))
+                .build(),
+            pins: Cache::builder()
+                .max_capacity(all / PINS_SHARE)
+                .weigher(move |key: &String, pin: &Arc<Pin>| weight(key.len() + pin.memory_bytes()))
+                .build(),
+            packs: Cache::builder()
+                .max_capacity(all / PACKS_SHARE)
+                .weigher(move |_, pack: &Arc<blocks::OpenPack>| weight(pack.index.memory_bytes()))
+                .build(),
+            heads: Cache::builder()
+                .max_capacity(all / HEADS_SHARE)
+                .weigher(move |_, skyfile: &Arc<OpenSkyfile>| weight(skyfile.head.memory_bytes()))
+                .build(),
+            asks: Semaphore::new(ASKS_AT_ONCE_MAX),
+            unindexed: Mutex::new(BTreeMap::new()),
+            upkeep: upkeep::Upkeep::default(),
+            renter,
+            records,
+            measures,
+            catalog,
+            packs_on_disk,
+        };
+        Ok(Store { inner: Arc::new(inner) })
+    }
+
+    /// The whole block, hashed against its CID.
+    pub async fn block(&self, cid: &Cid, trace: &Arc<Trace>) -> Result<Bytes, StoreError> {
+        self.inner.block(cid, trace).await
+    }
+
+    /// The whole block, counted and cached as index: nodes on the way to what was asked for.
+    pub async fn index_block(&self, cid: &Cid, trace: &Arc<Trace>) -> Result<Bytes, StoreError> {
+        self.inner.index_block(cid, trace).await
+    }
+
+    /// Length of a block, bytes, without reading it.
+    pub async fn block_length(&self, cid: &Cid, trace: &Arc<Trace>) -> Result<u64, StoreError> {
+        if cid.hash().code() == crate::address::hash::IDENTITY {
+            return Ok(cid.hash().digest().len() as u64);
+        }
+        Ok(self.inner.locate(cid.hash(), trace).await?.length())
+    }
+
+    /// Opens the skyfile of a v1 skylink.
+    pub async fn skyfile(&self, link: &Skylink, trace: &Arc<Trace>) -> Result<Arc<OpenSkyfile>, StoreError> {
+        self.inner.skyfile(link, trace).await
+    }
+}
+
+impl From<RenterError> for StoreError {
+    fn from(error: RenterError) -> StoreError {
+        match error {
+            RenterError::NotFound => StoreError::NotFound,
+            RenterError::TooFewPieces { have, need } => StoreError::TooFewPieces { have, need },
+            RenterError::TimedOut => StoreError::TimedOut,
+            RenterError::NotEnoughHosts { have, need, reason } => StoreError::NotEnoughHosts { have, need, reason },
         }
     }
 }
 
-#[derive(Clone)]
-pub struct Store;
-
-impl Store {
-    pub async fn block(&self, _: &Cid, _: &Arc<Trace>) -> Result<Bytes, StoreError> {
-        Err(StoreError::NotFound)
-    }
-    pub async fn index_block(&self, _: &Cid, _: &Arc<Trace>) -> Result<Bytes, StoreError> {
-        Err(StoreError::NotFound)
-    }
-    pub async fn block_length(&self, _: &Cid, _: &Arc<Trace>) -> Result<u64, StoreError> {
-        Err(StoreError::NotFound)
-    }
-    pub async fn skyfile(&self, _: &Skylink, _: &Arc<Trace>) -> Result<Arc<OpenSkyfile>, StoreError> {
-        Err(StoreError::NotFound)
-    }
-    pub fn stream_file(&self, _: FileSource, _: Range<u64>, _: Arc<Trace>) -> BodyStream {
-        Box::pin(futures::stream::empty())
-    }
-    pub fn stream_skyfile(&self, _: &Arc<OpenSkyfile>, _: Range<u64>, _: Range<u64>, _: Arc<Trace>) -> BodyStream {
-        Box::pin(futures::stream::empty())
+impl From<RecordError> for StoreError {
+    fn from(error: RecordError) -> StoreError {
+        match error {
+            RecordError::Unavailable { have, need, reasons } => StoreError::NotEnoughHosts { have, need, reason: reasons },
+            error => StoreError::Records(error.to_string()),
+        }
     }
 }

@@ -1,0 +1,361 @@
+//! One upload on its own thread, then its last steps: base sector, pack, pin.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+
+use crate::address::Skylink;
+use crate::sector::{Root, SECTOR_BYTES, build_object};
+use crate::store::{Commit, Completion, Durability, NewPin, PIN_ROW_DATA_MAX, PIN_ROWS_MAX, Pin, PinRow, Store, Written, pin_key};
+use crate::tree::build::{BlockSink, Built, FileBuilder, LeafRow, NodeBlock, Profile, TreeBuilder};
+use crate::tree::pack::{PackBuilder, PackError, SkyfileRef};
+use crate::tree::skyfile::{
+    BuiltSkyfile, Metadata, SkyfileError, UploadFile, build_large, build_small, fits_small, upload_content_type, upload_metadata,
+};
+
+use super::frames::{Entry, EntryKind, Frame, FrameReader, RootKind};
+use super::writer::{ContentWriter, Taken, TakenSlab};
+use super::{AddReport, ENTRIES_MAX, IngestError};
+
+/// The one skyfile of an upload, as pack and pin rows count them.
+const SKYFILE_INDEX: u32 = 0;
+/// File name in the metadata of a pack's skyfile (`docs/formats.md` 7).
+const PACK_NAME: &str = "pack.car";
+/// What the pack's own skyfile needs in its base sector beside the pack.
+const PACK_HEAD_BYTES: u64 = 256;
+/// Small leaves are kept inline while the pack fits one base sector.
+const PACK_ROOM_BYTES: u64 = SECTOR_BYTES as u64 - PACK_HEAD_BYTES;
+/// Piece roots that still fit a pin beside its other fields; a pack with more is read through its base sector.
+const PIN_ROOTS_BYTES_MAX: usize = 24 << 10;
+
+/// The most that is handed from the stream to the hashers at once: fits the second-level cache beside the leaf.
+const WORK_BYTES: usize = 256 << 10;
+
+/// An upload under way.
+pub struct Assembly {
+    store: Store,
+    compute: Arc<Semaphore>,
+    owner: String,
+    idem: Option<[u8; 32]>,
+}
+
+/// An upload that has been taken in whole; its slabs are acknowledged, nothing is visible yet.
+pub struct Assembled {
+    owner: String,
+    idem: Option<[u8; 32]>,
+    name: String,
+    built: Built,
+    files: Vec<UploadFile>,
+    file_count: u64,
+    content: Taken,
+    blocks: Blocks,
+    compute: Arc<Semaphore>,
+}
+
+/// The blocks of the upload: for its pack, and as rows of the pin while they are few.
+struct Blocks {
+    pack: PackBuilder,
+    /// `None` once there are too many of them, or one is too long.
+    pin_rows: Option<Vec<PinRow>>,
+    /// The first thing that a pack cannot hold.
+    failure: Option<PackError>,
+}
+
+/// Takes the blocks of one file or folder.
+struct Sink<'a> {
+    blocks: &'a mut Blocks,
+    /// Where the file begins in the skyfile's content.
+    base: u64,
+}
+
+impl Blocks {
+    fn new() -> Blocks {
+        Blocks { pack: PackBuilder::new(PACK_ROOM_BYTES), pin_rows: Some(Vec::new()), failure: None }
+    }
+
+    fn pin_row(&mut self, row: PinRow) {
+        let Some(rows) = &mut self.pin_rows else { return };
+        if rows.iter().any(|known| known.multihash_bytes() == row.multihash_bytes()) {
+            return;
+        }
+        rows.push(row);
+        if rows.len() > PIN_ROWS_MAX {
+            self.pin_rows = None;
+        }
+    }
+
+    fn note(&mut self, done: Result<(), PackError>) {
+        if let Err(error) = done {
+            self.failure.get_or_insert(error);
+        }
+    }
+}
+
+impl BlockSink for Sink<'_> {
+    fn leaf(&mut self, leaf: LeafRow) {
+        let offset = self.base + leaf.file_offset;
+        let (prefix, suffix) = (leaf.prefix.clone(), leaf.suffix.clone());
+        self.blocks.pin_row(PinRow::range(leaf.cid.hash(), SKYFILE_INDEX, offset, leaf.data_len, prefix, suffix));
+        let done = self.blocks.pack.leaf(leaf, SKYFILE_INDEX, offset);
+        self.blocks.note(done);
+    }
+
+    fn node(&mut self, node: NodeBlock) {
+        if node.bytes.len() > PIN_ROW_DATA_MAX {
+            self.blocks.pin_rows = None;
+        } else {
+            self.blocks.pin_row(PinRow::inline(node.cid.hash(), node.bytes.clone()));
+        }
+        let done = self.blocks.pack.node(node);
+        self.blocks.note(done);
+    }
+}
+
+impl Assembly {
+    pub fn new(store: Store, compute: Arc<Semaphore>, owner: String, idem: Option<[u8; 32]>) -> Assembly {
+        Assembly { store, compute, owner, idem }
+    }
+
+    /// Reads the whole stream. Blocks; must run on a thread for that, inside the runtime.
+    pub fn run(self, mut frames: FrameReader) -> Result<Assembled, IngestError> {
+        let head = frames.head()?;
+        let profile: Profile = head.profile.parse()?;
+        let mut writer = ContentWriter::new(self.store.clone(), self.compute.clone(), Handle::current());
+        let mut blocks = Blocks::new();
+        let mut tree = TreeBuilder::new(profile);
+        let mut files = Vec::new();
+        let mut single = None;
+        let mut entries = 0;
+        loop {
+            let entry = match frames.frame()? {
+                Frame::Entry(entry) => entry,
+                Frame::End(end) if end.is_end && end.entries == entries => break,
+                Frame::End(end) => {
+                    return Err(IngestError::bad(format!("the last frame counts {} entries, {entries} came", end.entries)));
+                }
+            };
+            entries += 1;
+            if entries > ENTRIES_MAX {
+                return Err(IngestError::bad(format!("more than {ENTRIES_MAX} entries in one upload: split it")));
+            }
+            if head.root == RootKind::File && (entries > 1 || !matches!(entry.kind, EntryKind::File { .. })) {
+                return Err(IngestError::bad("an upload with root \"file\" has exactly one entry, a file"));
+            }
+            let built = take_entry(&mut frames, &entry, profile, (&mut writer, &mut blocks, &mut tree, &mut files))?;
+            single = built.or(single);
+        }
+        frames.end()?;
+        let built = match (head.root, single) {
+            (RootKind::File, Some(built)) => built,
+            (RootKind::File, None) => return Err(IngestError::bad("an upload with root \"file\" has exactly one entry, a file")),
+            (RootKind::Dir, _) => tree.finish(&mut Sink { blocks: &mut blocks, base: 0 })?,
+        };
+        if let Some(error) = blocks.failure {
+            return Err(IngestError::bad(error.to_string()));
+        }
+        Ok(Assembled {
+            owner: self.owner,
+            idem: self.idem,
+            name: head.name,
+            built,
+            file_count: files.len() as u64,
+            files,
+            content: writer.finish()?,
+            blocks,
+            compute: self.compute,
+        })
+    }
+}
+
+type Builders<'a> = (&'a mut ContentWriter, &'a mut Blocks, &'a mut TreeBuilder, &'a mut Vec<UploadFile>);
+
+fn take_entry(
+    frames: &mut FrameReader,
+    entry: &Entry,
+    profile: Profile,
+    (writer, blocks, tree, files): Builders<'_>,
+) -> Result<Option<Built>, IngestError> {
+    tree.check(&entry.path)?;
+    let base = writer.size();
+    match &entry.kind {
+        EntryKind::File { size } => {
+            let mut sink = Sink { blocks, base };
+            let mut file = FileBuilder::new(profile);
+            let mut left = *size;
+            while left > 0 {
+                let part = frames.some(left.min(WORK_BYTES as u64) as usize)?;
+                file.push(&part, &mut sink);
+                writer.push(&part)?;
+                left -= part.len() as u64;
+            }
+            let built = file.finish(&mut sink);
+            tree.file(&entry.path, built, &mut sink)?;
+            files.push(UploadFile {
+                path: entry.path.clone(),
+                len_bytes: *size,
+                content_type: upload_content_type(&entry.path).map(str::to_owned),
+            });
+            Ok(Some(built))
+        }
+        EntryKind::Symlink { target } => {
+            tree.symlink(&entry.path, target, &mut Sink { blocks, base })?;
+            Ok(None)
+        }
+        EntryKind::Dir => {
+            tree.dir(&entry.path, &mut Sink { blocks, base })?;
+            Ok(None)
+        }
+    }
+}
+
+/// A skyfile that is on the hosts.
+struct StoredSkyfile {
+    skyfile: SkyfileRef,
+    link: Skylink,
+}
+
+impl Assembled {
+    /// Stores what is left, commits the pin, and waits a little for the pieces beyond the acknowledgement.
+    pub async fn store(self, store: &Store, complete_wait: Duration) -> Result<AddReport, IngestError> {
+        let Assembled { owner, idem, name, built, files, file_count, content, blocks, compute } = self;
+        let mut written = Vec::new();
+        let mut skyfiles = Vec::new();
+        let mut skylink = None;
+        if file_count > 0 {
+            let metadata = upload_metadata(&name, &files).map_err(|error| IngestError::bad(error.to_string()))?;
+            let stored = store_skyfile(store, &metadata, content, &mut written).await?;
+            skylink = Some(stored.link);
+            skyfiles.push(stored.skyfile);
+        }
+        let (pack, pack_index, rows) = match blocks.pin_rows.filter(|_| fits_pin(&skyfiles)) {
+            Some(rows) => (None, None, rows),
+            None => {
+                let pack = blocks.pack.finish(&[built.cid], &skyfiles).map_err(|error| IngestError::bad(error.to_string()))?;
+                // The pack lists them; the pin stays small.
+                skyfiles.iter_mut().for_each(|skyfile| skyfile.roots = Bytes::new());
+                let pack = Bytes::from(pack);
+                let skyfile = store_pack(store, pack.clone(), compute, &mut written).await?;
+                (Some(skyfile), Some(pack), Vec::new())
+            }
+        };
+        let pin = Pin::new(NewPin {
+            owner,
+            name,
+            created_ms: unix_ms(),
+            size: built.size,
+            files: file_count,
+            cid: built.cid,
+            skylink,
+            pack,
+            skyfiles,
+            rows,
+            idem,
+        });
+        let complete = tokio::time::timeout(complete_wait, all_complete(written)).await.unwrap_or(false);
+        let durability = if complete { Durability::Complete } else { Durability::Acknowledged };
+        let key = pin_key(&built.cid, &rand::random());
+        store.commit(Commit { key, pin, pack: pack_index, durability }).await?;
+        Ok(AddReport { cid: built.cid, skylink, size_bytes: built.size, files: file_count, durability })
+    }
+}
+
+fn fits_pin(skyfiles: &[SkyfileRef]) -> bool {
+    skyfiles.iter().map(|skyfile| skyfile.roots.len()).sum::<usize>() <= PIN_ROOTS_BYTES_MAX
+}
+
+async fn all_complete(written: Vec<Written>) -> bool {
+    let mut complete = true;
+    for one in written {
+        complete &= matches!(one.complete().await, Completion::Complete);
+    }
+    complete
+}
+
+/// Stores base sector (and what a recursive one points to) of a content whose slabs are acknowledged.
+async fn store_skyfile(
+    store: &Store,
+    metadata: &Metadata,
+    content: Taken,
+    written: &mut Vec<Written>,
+) -> Result<StoredSkyfile, IngestError> {
+    let json = metadata.encode();
+    let (size, slabs) = match content {
+        Taken::Small(content) if fits_small(&json, content.len() as u64) => {
+            let built = build_small(&json, &content).map_err(bad_skyfile)?;
+            let (root, link) = store_base(store, &built, written).await?;
+            let at = built.used_bytes - content.len() as u32;
+            let skyfile =
+                SkyfileRef { k: 0, m: 0, at, root: root.0, size: content.len() as u64, used: built.used_bytes, roots: Bytes::new() };
+            return Ok(StoredSkyfile { skyfile, link });
+        }
+        // Just over: with its metadata it does not fit the base sector.
+        Taken::Small(content) => (content.len() as u64, vec![encode_alone(store, content).await?]),
+        Taken::Slabs { size, slabs } => (size, slabs),
+    };
+    let (k, m) = store.redundancy();
+    let roots: Vec<Root> = slabs.iter().flat_map(|slab| slab.roots.iter().copied()).collect();
+    written.extend(slabs.into_iter().map(|slab| slab.written));
+    let built = build_large(&json, size, k, m, &roots).map_err(bad_skyfile)?;
+    let (root, link) = store_base(store, &built, written).await?;
+    let roots = roots.iter().flat_map(|root| root.0).collect::<Vec<u8>>().into();
+    Ok(StoredSkyfile { skyfile: SkyfileRef { k, m, at: 0, root: root.0, size, used: built.used_bytes, roots }, link })
+}
+
+async fn store_base(store: &Store, built: &BuiltSkyfile, written: &mut Vec<Written>) -> Result<(Root, Skylink), IngestError> {
+    for sector in &built.extension {
+        written.push(store.write_base(build_object(sector, 0, 0, store.epoch())).await?);
+    }
+    let object = build_object(&built.base, 0, 0, store.epoch());
+    let root = object.root;
+    written.push(store.write_base(object).await?);
+    Ok((root, Skylink::v1(0, built.used_bytes, root.0).expect("a base sector's length is within a sector")))
+}
+
+/// A content of at most a sector that still needs a slab.
+async fn encode_alone(store: &Store, content: Vec<u8>) -> Result<TakenSlab, IngestError> {
+    let compute = Arc::new(Semaphore::new(1));
+    match encode(store, Bytes::from(content), compute).await? {
+        Taken::Slabs { mut slabs, .. } => Ok(slabs.swap_remove(0)),
+        Taken::Small(_) => unreachable!("the writer was told to make slabs"),
+    }
+}
+
+async fn encode(store: &Store, content: Bytes, compute: Arc<Semaphore>) -> Result<Taken, IngestError> {
+    let mut writer = ContentWriter::in_slabs(store.clone(), compute, Handle::current());
+    let work = tokio::task::spawn_blocking(move || {
+        writer.push(&content)?;
+        writer.finish()
+    });
+    work.await.expect("encoding does not panic")
+}
+
+/// Stores a pack as a skyfile of its own.
+async fn store_pack(
+    store: &Store,
+    pack: Bytes,
+    compute: Arc<Semaphore>,
+    written: &mut Vec<Written>,
+) -> Result<SkyfileRef, IngestError> {
+    let metadata = Metadata { filename: PACK_NAME.to_owned(), length_bytes: pack.len() as u64, ..Metadata::default() };
+    let content = if fits_small(&metadata.encode(), pack.len() as u64) {
+        Taken::Small(pack.to_vec())
+    } else {
+        encode(store, pack, compute).await?
+    };
+    let mut stored = store_skyfile(store, &metadata, content, written).await?;
+    if stored.skyfile.roots.len() > PIN_ROOTS_BYTES_MAX {
+        stored.skyfile.roots = Bytes::new();
+    }
+    Ok(stored.skyfile)
+}
+
+fn bad_skyfile(error: SkyfileError) -> IngestError {
+    IngestError::bad(error.to_string())
+}
+
+fn unix_ms() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}

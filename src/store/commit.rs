@@ -1,0 +1,180 @@
+//! The write side: slabs and base sectors go out through here, and a pin at its quorum is the commit point.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::address::Cid;
+use crate::measure::{Class, Endpoint};
+use crate::records::{Kind, Order, Record, RecordKey};
+use crate::renter::Written;
+use crate::sector::{EncodedSlab, Root, SectorObject, SlabEncoder};
+use crate::tree::pack::PackHead;
+
+use super::catalog::PinRow as CatalogPin;
+use super::{Inner, Pin, Store, StoreError};
+
+/// A pin's id is drawn anew for each upload, so its record has no earlier version.
+const FIRST_VERSION: u64 = 1;
+
+/// How much an upload survives at this moment (`design.md` 7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// A crash of the gateway, and any f hosts.
+    Acknowledged,
+    /// Any m hosts.
+    Complete,
+}
+
+impl Durability {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Durability::Acknowledged => "acknowledged",
+            Durability::Complete => "complete",
+        }
+    }
+}
+
+/// A pin ready to be committed.
+pub struct Commit {
+    pub key: String,
+    pub pin: Pin,
+    /// Its pack, whose index is kept on this node so that it need not be fetched.
+    pub pack: Option<Bytes>,
+    pub durability: Durability,
+}
+
+impl Store {
+    /// Data and parity pieces of a slab.
+    pub fn redundancy(&self) -> (u8, u8) {
+        let options = self.inner.renter.options();
+        (options.k, options.m)
+    }
+
+    /// Version of the host table; sectors carry it as a hint.
+    pub fn epoch(&self) -> u64 {
+        self.inner.renter.table().epoch
+    }
+
+    /// An encoder with memory for one slab; waits while the process has its share in use.
+    pub async fn slab_encoder(&self) -> SlabEncoder {
+        let (k, m) = self.redundancy();
+        let buffers = self.inner.renter.acquire_slab().await;
+        SlabEncoder::new(k, m, self.epoch(), buffers).expect("the redundancy was checked at the start")
+    }
+
+    /// Stores a slab. Returns when it is acknowledged; the rest goes on behind the returned handle.
+    pub async fn write_slab(&self, slab: EncodedSlab) -> Result<Written, StoreError> {
+        let begun = std::time::Instant::now();
+        let written = self.inner.renter.write_slab(slab).await?;
+        self.inner.measures.observe(Endpoint::SlabUpload, Class::Hosts, begun.elapsed());
+        Ok(written)
+    }
+
+    /// Stores copies of a base sector.
+    pub async fn write_base(&self, sector: SectorObject) -> Result<Written, StoreError> {
+        let begun = std::time::Instant::now();
+        let written = self.inner.renter.write_base(sector).await?;
+        self.inner.measures.observe(Endpoint::BaseUpload, Class::Hosts, begun.elapsed());
+        Ok(written)
+    }
+
+    /// Commits an upload. When this returns, its pin is at the quorum and everything it names can be read here.
+    /// Runs to its end even if the caller goes away.
+    pub async fn commit(&self, commit: Commit) -> Result<(), StoreError> {
+        let inner = self.inner.clone();
+        tokio::spawn(async move { inner.commit(commit).await }).await.expect("a commit does not panic")
+    }
+
+    /// The pin made with this idempotency key's hash.
+    pub fn pin_by_idem(&self, idem: &[u8; 32]) -> Result<Option<(Pin, Durability)>, StoreError> {
+        let Some(row) = self.inner.catalog.by_idem(idem)? else { return Ok(None) };
+        let durability = if row.complete { Durability::Complete } else { Durability::Acknowledged };
+        Ok(Some((Pin::decode(&row.body)?, durability)))
+    }
+
+    /// At most `max` pins, from the catalog's number `from` on, with their numbers and key texts.
+    pub fn pins(&self, from: u64, max: usize) -> Result<Vec<(CatalogPin, Pin)>, StoreError> {
+        let rows = self.inner.catalog.page(from, max)?;
+        rows.into_iter().map(|row| Pin::decode(&row.body).map(|pin| (row, pin))).collect()
+    }
+
+    /// Removes all pins of a root: CID or sector root. Returns how many. What they alone kept alive is then absent.
+    pub async fn unpin(&self, root: &UnpinRoot) -> Result<usize, StoreError> {
+        let name = match root {
+            UnpinRoot::Cid(cid) => cid.hash().to_bytes(),
+            UnpinRoot::Sector(root) => root.to_vec(),
+        };
+        let rows = self.inner.catalog.by_root(&name)?;
+        for row in &rows {
+            let inner = self.inner.clone();
+            let row = row.clone();
+            tokio::spawn(async move { inner.unpin(row).await }).await.expect("an unpin does not panic")?;
+        }
+        Ok(rows.len())
+    }
+}
+
+/// What `pin rm` names.
+#[derive(Clone, Copy, Debug)]
+pub enum UnpinRoot {
+    Cid(Cid),
+    Sector([u8; 32]),
+}
+
+impl Inner {
+    async fn commit(self: Arc<Self>, commit: Commit) -> Result<(), StoreError> {
+        let body = commit.pin.encode();
+        let key = RecordKey::new(Kind::Pin, &commit.key).expect("pin keys are made of hex and one slash");
+        let begun = std::time::Instant::now();
+        self.records.put(Record::new(key, Order::version(FIRST_VERSION), body.clone())).await?;
+        self.measures.observe(Endpoint::RecordWrite, Class::Hosts, begun.elapsed());
+        if let (Some(bytes), Some(pack)) = (&commit.pack, &commit.pin.pack) {
+            match PackHead::parse(bytes, bytes.len() as u64) {
+                Ok(head) => self.packs_on_disk.keep(&Root(pack.root), &bytes[..PackHead::BYTES], &bytes[head.index.start as usize..]),
+                Err(error) => return Err(StoreError::BadPin(format!("its pack cannot be read: {error}"))),
+            }
+        }
+        self.adopt(commit.key, FIRST_VERSION, body, commit.durability).await
+    }
+
+    /// Takes a pin that is at its quorum into the catalog.
+    pub async fn adopt(self: &Arc<Self>, key: String, version: u64, body: Vec<u8>, durability: Durability) -> Result<(), StoreError> {
+        let pin = Pin::decode(&body)?;
+        let complete = durability == Durability::Complete;
+        let inner = self.clone();
+        let inserted = tokio::task::spawn_blocking(move || {
+            let number = inner.catalog.insert(&key, version, complete, &body, &pin.names())?;
+            Ok::<_, StoreError>((CatalogPin { number, key, version, complete, indexed: false, body }, pin))
+        });
+        let (row, pin) = inserted.await.expect("the catalog does not panic")?;
+        if !complete {
+            self.upkeep.something_to_complete.notify_one();
+        }
+        // A root of its own is found by the table of roots.
+        if pin.pack.is_some() || pin.rows.len() > 1 {
+            self.unindexed.lock().expect("no panic under this lock").insert(row.key.clone(), row);
+            self.upkeep.something_to_index.notify_one();
+        }
+        Ok(())
+    }
+
+    async fn unpin(self: Arc<Self>, row: CatalogPin) -> Result<(), StoreError> {
+        let pin = Pin::decode(&row.body)?;
+        let key = RecordKey::new(Kind::Pin, &row.key).map_err(|error| StoreError::BadPin(error.to_string()))?;
+        self.records.remove(&key).await?;
+        self.forget(&row.key, &pin).await
+    }
+
+    /// Takes a pin out of the catalog and out of memory.
+    pub async fn forget(self: &Arc<Self>, key: &str, pin: &Pin) -> Result<(), StoreError> {
+        self.catalog.remove(key, &pin.names())?;
+        self.unindexed.lock().expect("no panic under this lock").remove(key);
+        self.pins.invalidate(key).await;
+        if let Some(pack) = &pin.pack {
+            self.packs.invalidate(&Root(pack.root)).await;
+            self.packs_on_disk.forget(&Root(pack.root));
+        }
+        Ok(())
+    }
+}

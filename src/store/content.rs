@@ -1,0 +1,286 @@
+//! Bytes of a skyfile's content, from memory or from hosts: the one place where body bytes are cached and counted.
+//!
+//! A content is named by its base sector's root. Cached pieces are keyed by (root, offset, length), so a file read by
+//! its CID and the same file read by its skylink share them. A reader fetches in units of at most [`UNIT_BYTES`],
+//! counted from the start of the file (or block) it reads; whole units are what streams use, the smaller
+//! [`SMALL_UNIT_BYTES`] serve short ranges. Equal reads in flight are joined; a joined read has the class of the read
+//! it joined (`design.md` 9).
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use moka::future::Cache;
+
+use crate::measure::{Tier, Trace};
+use crate::renter::{Expect, Renter, SlabRef};
+use crate::sector::{Root, SECTOR_BYTES};
+use crate::tree::pack::SkyfileRef;
+
+use super::StoreError;
+
+/// One read of a stream: large enough that a slab's k requests are paid once a MiB, small enough that a few of them
+/// in flight stay within the look-ahead.
+pub const UNIT_BYTES: u64 = 1 << 20;
+/// One read of a short range, and the first read of every stream.
+pub const SMALL_UNIT_BYTES: u64 = 256 << 10;
+/// One read of index bytes: a few dozen nodes of a large folder.
+const PAGE_BYTES: u64 = 64 << 10;
+/// What a cache entry costs besides its bytes: key, counters and the allocation of its buffer.
+const ENTRY_OVERHEAD_BYTES: usize = 256;
+
+/// A skyfile's content: where its bytes are on hosts. Made from a [`SkyfileRef`] or from a base sector.
+#[derive(Clone, Debug)]
+pub struct Content {
+    pub root: Root,
+    pub size: u64,
+    place: Place,
+}
+
+#[derive(Clone, Debug)]
+enum Place {
+    /// In the base sector, from this offset on. `used` bytes of the sector are used.
+    Base { at: u32, used: u32 },
+    Slabs { k: u8, m: u8, roots: Arc<[Root]> },
+}
+
+impl Content {
+    pub fn in_base(root: Root, at: u32, used: u32, size: u64) -> Content {
+        Content { root, size, place: Place::Base { at, used } }
+    }
+
+    pub fn in_slabs(root: Root, size: u64, k: u8, m: u8, roots: Arc<[Root]>) -> Content {
+        Content { root, size, place: Place::Slabs { k, m, roots } }
+    }
+
+    /// `None` when the reference leaves the piece roots out: then the base sector has them.
+    pub fn from_ref(skyfile: &SkyfileRef) -> Option<Content> {
+        if skyfile.k == 0 {
+            return Some(Content::in_base(Root(skyfile.root), skyfile.at, skyfile.used, skyfile.size));
+        }
+        if skyfile.roots.is_empty() {
+            return None;
+        }
+        let roots = skyfile.roots.as_chunks().0.iter().map(|root| Root(*root)).collect();
+        Some(Content::in_slabs(Root(skyfile.root), skyfile.size, skyfile.k, skyfile.m, roots))
+    }
+
+    /// The slabs of a large content, in order. Empty for a small one.
+    pub fn slabs(&self) -> Vec<SlabRef> {
+        let Place::Slabs { k, m, roots } = &self.place else { return Vec::new() };
+        let slab_bytes = u64::from(*k) * SECTOR_BYTES as u64;
+        roots
+            .chunks(usize::from(*k) + usize::from(*m))
+            .enumerate()
+            .map(|(index, roots)| SlabRef {
+                k: *k,
+                m: *m,
+                roots: roots.into(),
+                content_len: self.size.saturating_sub(index as u64 * slab_bytes).min(slab_bytes),
+            })
+            .collect()
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Key {
+    root: Root,
+    offset: u64,
+    length: u32,
+}
+
+/// A stretch of a content that is read as a thing of its own: a file, or a block's range.
+#[derive(Clone, Debug)]
+pub struct Extent {
+    pub content: Content,
+    pub start: u64,
+    pub length: u64,
+}
+
+/// Where a stretch stands in its reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Position {
+    ReplyStart,
+    Later,
+}
+
+pub struct Contents {
+    renter: Renter,
+    bodies: Cache<Key, Bytes>,
+    /// Pages of contents that are read as index (nodes in packs), keyed by their place.
+    pages: Cache<Key, Bytes>,
+    /// Bodies are kept at all (`memory_bytes` above zero).
+    keep: bool,
+}
+
+impl Contents {
+    /// `memory_bytes` bounds the bodies kept, `pages_bytes` the index pages.
+    pub fn new(renter: Renter, memory_bytes: u64, pages_bytes: u64) -> Contents {
+        Contents { renter, bodies: byte_cache(memory_bytes), pages: byte_cache(pages_bytes), keep: memory_bytes > 0 }
+    }
+
+    /// Bytes held in memory now.
+    pub fn memory_bytes(&self) -> u64 {
+        self.bodies.weighted_size()
+    }
+
+    /// Cuts `range` of `extent` into reads. Whole units are read whole, parts of a unit and the unit that a reply
+    /// begins with in small ones, so that the first bytes come soon and nothing is fetched twice.
+    pub fn cut(&self, extent: &Extent, range: Range<u64>, position: Position) -> Vec<Range<u64>> {
+        let mut reads = Vec::new();
+        let mut at = range.start;
+        while at < range.end {
+            let unit = unit_of(at, UNIT_BYTES, extent.length);
+            let begins = position == Position::ReplyStart && reads.is_empty();
+            let whole = at == unit.start && range.end >= unit.end && !begins;
+            let end = if whole {
+                unit.end
+            } else if self.keep {
+                unit_of(at, SMALL_UNIT_BYTES, extent.length).end
+            } else {
+                at + SMALL_UNIT_BYTES
+            };
+            let end = end.min(range.end);
+            reads.push(at..end);
+            at = end;
+        }
+        reads
+    }
+
+    /// Reads `range` of `extent`, which lies within one unit, from memory or hosts.
+    pub async fn body(&self, extent: &Extent, range: Range<u64>, trace: &Arc<Trace>) -> Result<Bytes, StoreError> {
+        debug_assert!(range.end <= extent.length && range.end - range.start <= UNIT_BYTES);
+        if !self.keep {
+            return self.joined(&extent.content, extent.start + range.start..extent.start + range.end, trace).await;
+        }
+        let unit = unit_of(range.start, UNIT_BYTES, extent.length);
+        if let Some(found) = self.bodies.get(&key(&extent.content, extent.start, &unit)).await {
+            let body = found.slice((range.start - unit.start) as usize..(range.end - unit.start) as usize);
+            trace.body(Tier::Memory, body.len() as u64);
+            return Ok(body);
+        }
+        let small = unit_of(range.start, SMALL_UNIT_BYTES, extent.length);
+        let wanted = if range.end <= small.end { small } else { unit };
+        let body = self.joined(&extent.content, extent.start + wanted.start..extent.start + wanted.end, trace).await?;
+        Ok(body.slice((range.start - wanted.start) as usize..(range.end - wanted.start) as usize))
+    }
+
+    /// One fetch for all who ask for these bytes at the same time; kept if bodies are kept.
+    async fn joined(&self, content: &Content, range: Range<u64>, trace: &Arc<Trace>) -> Result<Bytes, StoreError> {
+        let key = Key { root: content.root, offset: range.start, length: (range.end - range.start) as u32 };
+        if self.keep && let Some(body) = self.bodies.get(&key).await {
+            trace.body(Tier::Memory, body.len() as u64);
+            return Ok(body);
+        }
+        let fetch = self.fetch(content, range, trace);
+        let body = self.bodies.try_get_with(key, fetch).await.map_err(|error: Arc<StoreError>| error.copy())?;
+        // Whether fetched here or joined while under way: from hosts.
+        trace.body(Tier::Hosts, body.len() as u64);
+        Ok(body)
+    }
+
+    /// Index bytes: read in pages, since the nodes of a DAG stand side by side in its pack and are wanted together.
+    pub async fn index_bytes(&self, content: &Content, range: Range<u64>, trace: &Arc<Trace>) -> Result<Bytes, StoreError> {
+        let mut found = Vec::new();
+        let mut at = range.start;
+        while at < range.end {
+            let page = unit_of(at, PAGE_BYTES, content.size);
+            if page.is_empty() {
+                return Err(StoreError::BadPin(format!("bytes {range:?} lie outside a skyfile of {} bytes", content.size)));
+            }
+            let end = range.end.min(page.end);
+            let fetch = async {
+                trace.index_from_hosts();
+                self.fetch(content, page.clone(), trace).await
+            };
+            let bytes = self.pages.try_get_with(key(content, 0, &page), fetch).await.map_err(|error: Arc<StoreError>| error.copy())?;
+            found.push(bytes.slice((at - page.start) as usize..(end - page.start) as usize));
+            at = end;
+        }
+        if found.len() == 1 {
+            return Ok(found.swap_remove(0));
+        }
+        Ok(found.concat().into())
+    }
+
+    /// Reads from hosts, verified, past the cache. Used for index bytes, which have a cache of their own.
+    pub async fn fetch(&self, content: &Content, range: Range<u64>, trace: &Arc<Trace>) -> Result<Bytes, StoreError> {
+        if range.end > content.size {
+            return Err(StoreError::BadPin(format!("bytes {range:?} lie outside a skyfile of {} bytes", content.size)));
+        }
+        match &content.place {
+            Place::Base { at, used } => {
+                let start = u64::from(*at) + range.start;
+                let end = u64::from(*at) + range.end;
+                if end > SECTOR_BYTES as u64 {
+                    return Err(StoreError::BadPin("a small skyfile that ends outside its sector".to_owned()));
+                }
+                let expect = Expect { data_length: Some(*used) };
+                let range = start as u32..end as u32;
+                let found = self.renter.read_sector(&content.root, expect, range, trace).await.map_err(StoreError::of_pinned)?;
+                Ok(pad(found, (end - start) as usize))
+            }
+            Place::Slabs { k, m, roots } => self.fetch_from_slabs(content, (*k, *m, roots), range, trace).await,
+        }
+    }
+
+    async fn fetch_from_slabs(
+        &self,
+        content: &Content,
+        (k, m, roots): (u8, u8, &Arc<[Root]>),
+        range: Range<u64>,
+        trace: &Arc<Trace>,
+    ) -> Result<Bytes, StoreError> {
+        let slab_bytes = u64::from(k) * SECTOR_BYTES as u64;
+        let pieces = usize::from(k) + usize::from(m);
+        let mut parts = Vec::new();
+        let mut at = range.start;
+        while at < range.end {
+            let index = at / slab_bytes;
+            let end = range.end.min((index + 1) * slab_bytes);
+            let first = index as usize * pieces;
+            let Some(roots) = roots.get(first..first + pieces) else {
+                return Err(StoreError::BadPin("fewer piece roots than the skyfile's size asks for".to_owned()));
+            };
+            let content_len = (content.size - index * slab_bytes).min(slab_bytes);
+            let slab = SlabRef { k, m, roots: roots.into(), content_len };
+            parts.push((slab, at - index * slab_bytes..end - index * slab_bytes));
+            at = end;
+        }
+        let reads = parts.iter().map(|(slab, range)| self.renter.read_slab(slab, range.clone(), trace));
+        let mut found = futures::future::try_join_all(reads).await.map_err(StoreError::of_pinned)?;
+        if found.len() == 1 {
+            return Ok(found.swap_remove(0));
+        }
+        let mut joined = BytesMut::with_capacity((range.end - range.start) as usize);
+        found.iter().for_each(|part| joined.extend_from_slice(part));
+        Ok(joined.freeze())
+    }
+}
+
+fn byte_cache(capacity_bytes: u64) -> Cache<Key, Bytes> {
+    Cache::builder()
+        .max_capacity(capacity_bytes)
+        .weigher(|_, body: &Bytes| u32::try_from(body.len() + ENTRY_OVERHEAD_BYTES).unwrap_or(u32::MAX))
+        .build()
+}
+
+fn key(content: &Content, start: u64, unit: &Range<u64>) -> Key {
+    Key { root: content.root, offset: start + unit.start, length: (unit.end - unit.start) as u32 }
+}
+
+fn unit_of(at: u64, unit_bytes: u64, length: u64) -> Range<u64> {
+    let start = at / unit_bytes * unit_bytes;
+    start..(start + unit_bytes).min(length)
+}
+
+/// Zeros that the sector object leaves out are put back.
+pub fn pad(found: Bytes, length: usize) -> Bytes {
+    if found.len() == length {
+        return found;
+    }
+    let mut padded = BytesMut::with_capacity(length);
+    padded.extend_from_slice(&found);
+    padded.resize(length, 0);
+    padded.freeze()
+}

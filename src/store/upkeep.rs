@@ -1,0 +1,239 @@
+//! What goes on behind the requests: the catalog is rebuilt and made durable, blocks are put into its table, uploads
+//! that were acknowledged are made complete. Everything is resumed from the pins, nothing from a queue of its own.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::address::Multihash;
+use crate::measure::Trace;
+use crate::records::{Extent, Group, Kind, Record};
+use crate::renter::{Completion, Expect};
+use crate::sector::Root;
+
+use super::catalog::PinRow;
+use super::commit::Durability;
+use super::content::Content;
+use super::{Inner, Pin, Store, StoreError};
+
+/// How long commits may stay undurable in the catalog. They are only a cache, so this bounds the work after a crash.
+const FLUSH_EVERY: Duration = Duration::from_secs(5);
+/// Between two tries of a rebuild while too few hosts answer.
+const REBUILD_AGAIN_AFTER: Duration = Duration::from_secs(5);
+/// Between two rounds over pins that are not complete, when nothing new asks for one sooner.
+const COMPLETE_AGAIN_AFTER: Duration = Duration::from_secs(60);
+/// Pins looked at in one step of a round.
+const PAGE_PINS: usize = 256;
+
+/// Signals to the background tasks.
+#[derive(Default)]
+pub struct Upkeep {
+    pub something_to_complete: Notify,
+    pub something_to_index: Notify,
+}
+
+/// What the background is doing, for the operator's page.
+#[derive(Clone, Copy, Debug, serde::Serialize)]
+pub struct Status {
+    /// Every pin is known to this node.
+    pub catalog_complete: bool,
+    pub pins: u64,
+    /// Pins whose blocks are still being put into the catalog's table.
+    pub pins_to_index: usize,
+    /// Body bytes in memory.
+    pub memory_bytes: u64,
+}
+
+impl Store {
+    /// Starts the background tasks; they stop when `stop` is cancelled, and `tasks` then runs empty.
+    pub fn start_upkeep(&self, tasks: &TaskTracker, stop: CancellationToken) {
+        let each: [fn(Arc<Inner>) -> futures::future::BoxFuture<'static, ()>; 4] = [
+            |inner| Box::pin(async move { inner.rebuild_until_complete().await }),
+            |inner| Box::pin(async move { inner.keep_completing().await }),
+            |inner| Box::pin(async move { inner.keep_indexing().await }),
+            |inner| Box::pin(async move { inner.keep_flushing().await }),
+        ];
+        for task in each {
+            let (work, stop) = (task(self.inner.clone()), stop.clone());
+            tasks.spawn(async move { stop.run_until_cancelled(work).await });
+        }
+    }
+
+    /// Makes the catalog durable and marks a clean stop. Call after the background tasks have ended.
+    pub fn close(&self) -> Result<(), StoreError> {
+        Ok(self.inner.catalog.close()?)
+    }
+
+    pub fn status(&self) -> Result<Status, StoreError> {
+        Ok(Status {
+            catalog_complete: self.inner.catalog.is_complete(),
+            pins: self.inner.catalog.pin_count()?,
+            pins_to_index: self.inner.unindexed.lock().expect("no panic under this lock").len(),
+            memory_bytes: self.inner.contents.memory_bytes(),
+        })
+    }
+}
+
+impl Inner {
+    /// Asks the hosts for the pins of one root, while the catalog cannot tell. Budgeted: at most
+    /// [`super::ASKS_AT_ONCE_MAX`] at once, the rest are told to come again.
+    pub async fn ask_hosts_for_pins(self: &Arc<Self>, multihash: &Multihash, trace: &Arc<Trace>) -> Result<(), StoreError> {
+        let _permit = self.asks.try_acquire().map_err(|_| StoreError::Rebuilding)?;
+        trace.index_from_hosts();
+        trace.serial_round();
+        let group = Group::new(Kind::Pin, &hex::encode(multihash.to_bytes())).expect("hex is a group's text");
+        for record in self.records.group(&group).await?.records {
+            self.take_in(&record).await?;
+        }
+        Ok(())
+    }
+
+    /// One pin record as found on the hosts: adopted, or forgotten when it says removed.
+    async fn take_in(self: &Arc<Self>, record: &Record) -> Result<(), StoreError> {
+        let key = record.key.text().to_owned();
+        let version = record.order.number();
+        let known = self.catalog.by_key(&key)?;
+        match (record.removed, known) {
+            (true, Some(row)) => self.forget(&key, &Pin::decode(&row.body)?).await,
+            (true, None) => Ok(()),
+            (false, Some(row)) if row.version >= version => Ok(()),
+            (false, _) => self.adopt(key, version, record.body.to_vec(), Durability::Acknowledged).await,
+        }
+    }
+
+    async fn rebuild_until_complete(self: Arc<Self>) {
+        while !self.catalog.is_complete() {
+            let begun = std::time::Instant::now();
+            match self.rebuild().await {
+                Extent::Complete => {
+                    self.catalog.set_complete();
+                    tracing::info!(took_ms = begun.elapsed().as_millis() as u64, "the catalog is complete");
+                    return;
+                }
+                Extent::Partial => tracing::warn!("the catalog is not complete: too few hosts list their pins; trying again"),
+            }
+            tokio::time::sleep(REBUILD_AGAIN_AFTER).await;
+        }
+    }
+
+    async fn rebuild(self: &Arc<Self>) -> Extent {
+        let mut scan = self.records.scan(Kind::Pin);
+        while let Some(found) = scan.next().await {
+            // One unreadable pin must not keep all others from being served.
+            if let Err(error) = self.take_in(&found.record).await {
+                tracing::warn!(%error, pin = found.record.key.text(), "a pin on the hosts cannot be used");
+            }
+        }
+        scan.extent()
+    }
+
+    /// Goes over the pins that this node has not seen complete, and writes the pieces that are missing.
+    async fn keep_completing(self: Arc<Self>) {
+        loop {
+            self.complete_round().await;
+            let again = tokio::time::sleep(COMPLETE_AGAIN_AFTER);
+            tokio::select! {
+                () = self.upkeep.something_to_complete.notified() => {}
+                () = again => {}
+            }
+        }
+    }
+
+    async fn complete_round(self: &Arc<Self>) {
+        let mut from = 0;
+        loop {
+            let rows = match self.catalog.page(from, PAGE_PINS) {
+                Ok(rows) => rows,
+                Err(error) => return tracing::warn!(%error, "pins cannot be listed for completion"),
+            };
+            let Some(last) = rows.last() else { return };
+            from = last.number + 1;
+            for row in rows.iter().filter(|row| !row.complete) {
+                match self.complete_pin(row).await {
+                    Ok(Completion::Complete) => {
+                        if let Err(error) = self.catalog.mark_complete(&row.key) {
+                            tracing::warn!(%error, "a completed pin could not be marked");
+                        }
+                    }
+                    Ok(Completion::Missing(pieces)) => tracing::debug!(pin = row.key, ?pieces, "an upload is not complete yet"),
+                    Err(error) => tracing::debug!(%error, pin = row.key, "an upload could not be completed yet"),
+                }
+            }
+        }
+    }
+
+    async fn complete_pin(self: &Arc<Self>, row: &PinRow) -> Result<Completion, StoreError> {
+        let trace = Trace::new();
+        let pin = Pin::decode(&row.body)?;
+        let mut missing = Vec::new();
+        for skyfile in pin.skyfiles.iter().chain(&pin.pack) {
+            if let Completion::Missing(pieces) = self.renter.complete_base(&Root(skyfile.root), Expect { data_length: Some(skyfile.used) }).await? {
+                missing.extend(pieces);
+            }
+            let content: Content = self.content_of(skyfile, &trace).await?;
+            for slab in content.slabs() {
+                if let Completion::Missing(pieces) = self.renter.complete_slab(&slab).await? {
+                    missing.extend(pieces);
+                }
+            }
+        }
+        Ok(if missing.is_empty() { Completion::Complete } else { Completion::Missing(missing) })
+    }
+
+    /// Puts the blocks of new pins into the catalog's table.
+    async fn keep_indexing(self: Arc<Self>) {
+        self.find_unindexed();
+        loop {
+            let next = self.unindexed.lock().expect("no panic under this lock").values().next().cloned();
+            let Some(row) = next else {
+                self.upkeep.something_to_index.notified().await;
+                continue;
+            };
+            if let Err(error) = self.clone().index_pin(&row).await {
+                tracing::warn!(%error, pin = row.key, "the blocks of a pin cannot be indexed now");
+                tokio::select! {
+                    () = self.upkeep.something_to_index.notified() => {}
+                    () = tokio::time::sleep(REBUILD_AGAIN_AFTER) => {}
+                }
+                continue;
+            }
+            self.unindexed.lock().expect("no panic under this lock").remove(&row.key);
+        }
+    }
+
+    fn find_unindexed(&self) {
+        let mut from = 0;
+        while let Ok(rows) = self.catalog.page(from, PAGE_PINS) {
+            let Some(last) = rows.last() else { return };
+            from = last.number + 1;
+            let mut unindexed = self.unindexed.lock().expect("no panic under this lock");
+            unindexed.extend(rows.into_iter().filter(|row| !row.indexed).map(|row| (row.key.clone(), row)));
+        }
+    }
+
+    async fn index_pin(self: Arc<Self>, row: &PinRow) -> Result<(), StoreError> {
+        let open = self.open_pin(&row.key, &row.body, &Trace::new()).await?;
+        let row = row.clone();
+        let work = tokio::task::spawn_blocking(move || {
+            let of_rows = open.pin.rows.iter().filter_map(|row| Multihash::from_bytes(row.multihash_bytes()).ok());
+            let of_rows = of_rows.filter_map(|multihash| crate::tree::pack::block_key(&multihash));
+            let of_pack = open.pack().into_iter().flat_map(|pack| pack.index.rows().map(|row| row.key));
+            self.catalog.index_blocks(&row.key, row.number, of_rows.chain(of_pack))
+        });
+        Ok(work.await.expect("the catalog does not panic")?)
+    }
+
+    async fn keep_flushing(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(FLUSH_EVERY).await;
+            let inner = self.clone();
+            let flushed = tokio::task::spawn_blocking(move || inner.catalog.flush()).await;
+            if let Err(error) = flushed.expect("the catalog does not panic") {
+                tracing::warn!(%error, "the catalog could not be made durable");
+            }
+        }
+    }
+}
