@@ -2,12 +2,11 @@
 //!
 //! A permit is taken before a connection is accepted, so a flood waits in the kernel's queue and not in memory.
 //! On shutdown no connection is accepted any more, idle ones are closed, and those with a request under way have
-//! [`GRACE`] to end it; an upload that is acknowledged is never cut.
+//! [`HttpOptions::grace`](super::HttpOptions) to end it; an upload that is acknowledged is never cut.
 
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -37,8 +36,6 @@ use super::reply::{Clock, Reply, ReplyBody, made_here, refuse};
 use super::services::Services;
 use super::skynet;
 
-/// Time for requests under way to end after a shutdown was asked for. A large slab upload needs some seconds.
-pub const GRACE: Duration = Duration::from_secs(30);
 /// Connections served at once on the admin listener: an operator, a scraper, and a few parallel uploads.
 const ADMIN_CONNECTIONS_MAX: usize = 256;
 /// A head is a path of at most 8 KiB and some headers.
@@ -65,20 +62,24 @@ pub struct Listeners {
 
 /// Serves until `shutdown` is cancelled and the requests under way have ended, or their grace time has.
 pub async fn run(listeners: Listeners, services: Arc<Services>, shutdown: CancellationToken) {
-    let public_max = services.options.public_connections_max;
+    let grace = services.options.grace;
+    let public_limits = Limits { connections_max: services.options.public_connections_max, grace };
+    let admin_limits = Limits { connections_max: ADMIN_CONNECTIONS_MAX, grace };
     let router = admin::router(services.clone());
-    let public = accept(listeners.public, public_max, shutdown.clone(), move |_peer| PublicService { services: services.clone() });
-    let admin = accept(listeners.admin, ADMIN_CONNECTIONS_MAX, shutdown, move |_peer| TowerToHyperService::new(router.clone()));
+    let public = accept(listeners.public, public_limits, shutdown.clone(), || PublicService { services: services.clone() });
+    let admin = accept(listeners.admin, admin_limits, shutdown, || TowerToHyperService::new(router.clone()));
     tokio::join!(public, admin);
 }
 
-/// Accepts connections and serves each with a service made for its peer.
-async fn accept<S, B>(
-    listener: TcpListener,
+/// What differs from listener to listener.
+struct Limits {
     connections_max: usize,
-    shutdown: CancellationToken,
-    service_for: impl Fn(SocketAddr) -> S,
-) where
+    grace: Duration,
+}
+
+/// Accepts connections and serves each with a service of its own.
+async fn accept<S, B>(listener: TcpListener, limits: Limits, shutdown: CancellationToken, new_service: impl Fn() -> S)
+where
     S: Service<Request<Incoming>, Response = Response<B>> + Send + 'static,
     S::Future: Send + 'static,
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -86,7 +87,7 @@ async fn accept<S, B>(
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let permits = Arc::new(Semaphore::new(connections_max));
+    let permits = Arc::new(Semaphore::new(limits.connections_max));
     let graceful = GracefulShutdown::new();
     let builder = connection_builder();
     loop {
@@ -105,7 +106,7 @@ async fn accept<S, B>(
         };
         // Without it small replies wait for the client's delayed acknowledgement.
         let _ = stream.set_nodelay(true);
-        let connection = builder.serve_connection(TokioIo::new(StallGuard::new(stream)), service_for(peer)).into_owned();
+        let connection = builder.serve_connection(TokioIo::new(StallGuard::new(stream)), new_service()).into_owned();
         let connection = graceful.watch(connection);
         tokio::spawn(async move {
             if let Err(error) = connection.await {
@@ -115,8 +116,8 @@ async fn accept<S, B>(
         });
     }
     drop(listener);
-    if tokio::time::timeout(GRACE, graceful.shutdown()).await.is_err() {
-        tracing::warn!(grace = ?GRACE, "requests still under way after the grace time are cut");
+    if tokio::time::timeout(limits.grace, graceful.shutdown()).await.is_err() {
+        tracing::warn!(grace = ?limits.grace, "requests still under way after the grace time are cut");
     }
 }
 
