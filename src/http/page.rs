@@ -174,7 +174,7 @@ pub fn landing(sample_site: Option<&str>) -> String {
             }
             p { "Put a site of your own on it:" }
             pre { "skygate add ./my-site" }
-            p class="dim" { "The first word of each answer's Cache-Status header tells whether it came from memory or from the hosts." }
+            p class="dim" { "Each answer's Cache-Status header tells whether its bytes came from memory or from the hosts." }
         },
     )
 }
