@@ -7,9 +7,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use skygate::sector::{
-    BufferPool, Code, GRAIN_BYTES, GrainTree, SECTOR_BYTES, SLAB_STEPS, SlabEncoder, grain_nodes, sector_root,
-};
+use skygate::sector::{BufferPool, Code, GRAIN_BYTES, GrainTree, SECTOR_BYTES, SLAB_STEPS, SlabEncoder, grain_nodes, sector_root};
 
 const ROUNDS: usize = 7;
 const RUN: Duration = Duration::from_millis(150);
@@ -25,9 +23,9 @@ struct Way<'a> {
 fn main() {
     let filter = std::env::args().skip(1).find(|argument| !argument.starts_with("--")).unwrap_or_default();
     let sector = random_bytes(SECTOR_BYTES);
+    let content = random_bytes(6 * SECTOR_BYTES / SLAB_STEPS);
     let mut ways = Vec::new();
     hashing(&sector, &mut ways);
-    let content = random_bytes(6 * SECTOR_BYTES / SLAB_STEPS);
     slabs(&content, &mut ways);
     decoding(&mut ways);
     ways.retain(|way| way.name.contains(&filter));
@@ -96,8 +94,7 @@ fn by_blake2b_simd(data: &[u8]) -> Vec<[u8; 32]> {
                 input
             })
             .collect();
-        let mut jobs: Vec<_> =
-            inputs.iter().map(|input| blake2b_simd::many::HashManyJob::new(&params, input)).collect();
+        let mut jobs: Vec<_> = inputs.iter().map(|input| blake2b_simd::many::HashManyJob::new(&params, input)).collect();
         blake2b_simd::many::hash_many(jobs.iter_mut());
         level = jobs.iter().map(|job| job.to_hash().as_bytes().try_into().expect("32 bytes")).collect();
         messages = level.concat();
@@ -147,7 +144,10 @@ fn decoding(ways: &mut Vec<Way<'_>>) {
         let pieces: Vec<(usize, Bytes)> = indexes.into_iter().map(piece).collect();
         let (code, rows) = (Code::new(6, 3).expect("a good code"), rows.clone());
         let range = 1000..1000 + (256 << 10);
-        assert_eq!(code.decode_range(&pieces, rows.clone(), range.clone()).expect("good pieces"), content[1000..1000 + (256 << 10)]);
+        assert_eq!(
+            code.decode_range(&pieces, rows.clone(), range.clone()).expect("good pieces"),
+            content[1000..1000 + (256 << 10)]
+        );
         ways.push(way(name, 256 << 10, move || {
             black_box(code.decode_range(black_box(&pieces), rows.clone(), range.clone())).expect("good pieces");
         }));

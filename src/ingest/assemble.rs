@@ -339,7 +339,7 @@ async fn store_pack(
     compute: Arc<Semaphore>,
     written: &mut Vec<Written>,
 ) -> Result<SkyfileRef, IngestError> {
-    let metadata = Metadata { filename: PACK_NAME.to_owned(), length: pack.len() as u64, ..Metadata::default() };
+    let metadata = Metadata { filename: PACK_NAME.to_owned(), length_bytes: pack.len() as u64, ..Metadata::default() };
     let content = if fits_small(&metadata.encode(), pack.len() as u64) {
         Taken::Small(pack.to_vec())
     } else {

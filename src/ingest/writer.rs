@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use crate::sector::{Root, SECTOR_BYTES, SlabEncoder};
-use crate::store::{SlabLease, Store, StoreError, Written};
+use crate::store::{Store, StoreError, Written};
 
 use super::IngestError;
 
@@ -47,7 +47,6 @@ enum State {
 
 struct OpenSlab {
     encoder: Arc<SlabEncoder>,
-    lease: SlabLease,
     step: Vec<u8>,
     step_index: usize,
     content_len: u64,
@@ -122,10 +121,9 @@ impl ContentWriter {
 
     fn open_slab(&mut self) -> Result<OpenSlab, IngestError> {
         self.check_earlier_slabs()?;
-        let mut lease = self.runtime.block_on(self.store.acquire_slab());
-        let encoder = Arc::new(lease.encoder());
+        let encoder = Arc::new(self.runtime.block_on(self.store.slab_encoder()));
         let step = Vec::with_capacity(encoder.step_bytes());
-        Ok(OpenSlab { encoder, lease, step, step_index: 0, content_len: 0, jobs: Vec::new() })
+        Ok(OpenSlab { encoder, step, step_index: 0, content_len: 0, jobs: Vec::new() })
     }
 
     /// A slab that failed makes the rest of the upload pointless: tell at once.
@@ -167,8 +165,8 @@ impl ContentWriter {
             }
             let encoder = Arc::into_inner(slab.encoder).expect("all jobs have ended");
             let encoded = encoder.finish(slab.content_len);
-            let roots = encoded.objects.iter().map(|object| object.root).collect();
-            let written = store.write_slab(encoded, slab.lease).await?;
+            let roots = encoded.roots();
+            let written = store.write_slab(encoded).await?;
             Ok(TakenSlab { roots, written })
         }))));
     }

@@ -79,12 +79,7 @@ impl Code {
 
     /// The content in `content`, from the bytes `rows` of any `k` pieces, each with its index. A piece may end early:
     /// it is zero from there on. More than `k` pieces are allowed; data pieces are preferred.
-    pub fn decode_range(
-        &self,
-        pieces: &[(usize, Bytes)],
-        rows: Range<u32>,
-        content: Range<u64>,
-    ) -> Result<Bytes, CodeError> {
+    pub fn decode_range(&self, pieces: &[(usize, Bytes)], rows: Range<u32>, content: Range<u64>) -> Result<Bytes, CodeError> {
         let cut = self.content_in_rows(&rows, &content)?;
         let piece_bytes = rows.len();
         let mut data = self.sort_pieces(pieces, piece_bytes)?;
@@ -99,12 +94,7 @@ impl Code {
 
     /// Rebuilds the pieces `wanted`, `piece_bytes` long, from any `k` others; pieces may end early as in
     /// [`Code::decode_range`]. Copies its input: this is for repair.
-    pub fn rebuild_pieces(
-        &self,
-        pieces: &[(usize, Bytes)],
-        wanted: &[usize],
-        piece_bytes: u32,
-    ) -> Result<Vec<Vec<u8>>, CodeError> {
+    pub fn rebuild_pieces(&self, pieces: &[(usize, Bytes)], wanted: &[usize], piece_bytes: u32) -> Result<Vec<Vec<u8>>, CodeError> {
         let piece_bytes = piece_bytes as usize;
         if piece_bytes > SECTOR_BYTES {
             return Err(CodeError::Range);

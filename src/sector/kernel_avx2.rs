@@ -1,9 +1,9 @@
 //! BLAKE2b-256 of four 65-byte messages at once, in AVX2 registers: lane `i` of every vector belongs to message `i`.
 //!
 //! Sixteen state vectors fill all sixteen registers, and one more is needed for a moment in each rotation by 63. Left
-//! to itself the compiler spills some 180 vectors a compression (a store costs the unit that also shifts and shuffles on
-//! Zen 2) and turns one byte shuffle in three into two. So each half round is one `asm!` block over the sixteen state
-//! vectors, with one spill at a point where row `a` rests: 24 spills a compression, and 1.3 times the rate.
+//! to itself the compiler spills some 180 vectors a compression (on Zen 2 a store takes the unit that also shifts and
+//! shuffles). So each half round is one `asm!` block over the sixteen state vectors, with one spill at a point where row
+//! `a` rests: 24 spills a compression, and 1.2 times the rate. Figures stand in `kernel.rs`.
 //! Loads, transposes and everything else are intrinsics.
 
 use std::arch::asm;
@@ -95,16 +95,16 @@ fn subtrees<const LEAVES: usize>(lanes: [&[Segment; LEAVES]; LANES]) -> Digests 
 #[target_feature(enable = "avx2")]
 #[inline]
 fn message_words(prefix: u8, messages: [&Segment; LANES]) -> Words {
-    let [_1, _2, _3, _4] = transpose(messages.map(|message| load::<7>(message)));
-    let [_, _5, _6, _7] = transpose(messages.map(|message| load::<31>(message)));
+    let [w1, w2, w3, w4] = transpose(messages.map(|message| load::<7>(message)));
+    let [_, w5, w6, w7] = transpose(messages.map(|message| load::<31>(message)));
     let first = messages.map(|message| i64::from_le_bytes(*message.first_chunk().expect("a message has 64 bytes")));
     let last = messages.map(|message| i64::from(message[63]));
-    let _0 = _mm256_or_si256(
+    let w0 = _mm256_or_si256(
         _mm256_slli_epi64::<8>(_mm256_set_epi64x(first[3], first[2], first[1], first[0])),
         _mm256_set1_epi64x(i64::from(prefix)),
     );
-    let _8 = _mm256_set_epi64x(last[3], last[2], last[1], last[0]);
-    [_0, _1, _2, _3, _4, _5, _6, _7, _8]
+    let w8 = _mm256_set_epi64x(last[3], last[2], last[1], last[0]);
+    [w0, w1, w2, w3, w4, w5, w6, w7, w8]
 }
 
 /// Words of `0x01 || left || right`.
@@ -172,22 +172,7 @@ const MESSAGE_BYTES: u64 = SEGMENT_BYTES as u64 + 1;
 /// The text of one instruction: `op to, to, from`.
 macro_rules! op {
     ($op:literal, $to:literal, $from:expr) => {
-        concat!($op, " {", $to, "}, {", $to, "}, ", $from, "\n")
-    };
-}
-
-/// The same instruction on four pairs of registers.
-macro_rules! ops {
-    ($op:literal, [$t0:tt $t1:tt $t2:tt $t3:tt], [$f0:tt $f1:tt $f2:tt $f3:tt]) => {
-        concat!(
-            op!($op, $t0, concat!("{", $f0, "}")),
-            op!($op, $t1, concat!("{", $f1, "}")),
-            op!($op, $t2, concat!("{", $f2, "}")),
-            op!($op, $t3, concat!("{", $f3, "}"))
-        )
-    };
-    ($op:literal, [$t0:tt $t1:tt $t2:tt $t3:tt], $from:literal) => {
-        concat!(op!($op, $t0, $from), op!($op, $t1, $from), op!($op, $t2, $from), op!($op, $t3, $from))
+        concat!($op, " {", $to, "}, {", $to, "}, ", $from)
     };
 }
 
@@ -225,54 +210,76 @@ macro_rules! add_word {
     };
 }
 
-macro_rules! add_words {
-    ([$x0:tt $x1:tt $x2:tt $x3:tt]) => {
-        concat!(add_word!("v0", $x0), add_word!("v1", $x1), add_word!("v2", $x2), add_word!("v3", $x3))
+/// Step 0..=12 of the G function (RFC 7693, 3.1) on `[a b c d x y]`. In step 12, v0 holds something else.
+macro_rules! step {
+    (0 [$a:tt $b:tt $c:tt $d:tt $x:tt $y:tt]) => {
+        add_word!($a, $x)
+    };
+    (1 [$a:tt $b:tt $c:tt $d:tt $x:tt $y:tt]) => {
+        op!("vpaddq", $a, concat!("{", $b, "}"))
+    };
+    (2 [$a:tt $b:tt $c:tt $d:tt $x:tt $y:tt]) => {
+        op!("vpxor", $d, concat!("{", $a, "}"))
+    };
+    (3 [$a:tt $b:tt $c:tt $d:tt $x:tt $y:tt]) => {
+        op!("vpshufd", $d, "0xB1")
+    };
+    (4 [$a:tt $b:tt $c:tt $d:tt $x:tt $y:tt]) => {
+        op!("vpaddq", $c, concat!("{", $d, "}"))
+    };
+    (5 [$a:tt $b:tt $c:tt $d:tt $x:tt $y:tt]) => {
+        op!("vpxor", $b, concat!("{", $c, "}"))
+    };
+    (6 [$a:tt $b:tt $c:tt $d:tt $x:tt $y:tt]) => {
+        concat!(add_word!($a, $y), "\n", op!("vpshufb", $b, "[{s}]"))
+    };
+    (7 [$a:tt $b:tt $c:tt $d:tt $x:tt $y:tt]) => {
+        op!("vpaddq", $a, concat!("{", $b, "}"))
+    };
+    (8 [$a:tt $b:tt $c:tt $d:tt $x:tt $y:tt]) => {
+        op!("vpxor", $d, concat!("{", $a, "}"))
+    };
+    (9 [$a:tt $b:tt $c:tt $d:tt $x:tt $y:tt]) => {
+        op!("vpshufb", $d, "[{s} + 32]")
+    };
+    (10 [$a:tt $b:tt $c:tt $d:tt $x:tt $y:tt]) => {
+        op!("vpaddq", $c, concat!("{", $d, "}"))
+    };
+    (11 [$a:tt $b:tt $c:tt $d:tt $x:tt $y:tt]) => {
+        op!("vpxor", $b, concat!("{", $c, "}"))
+    };
+    (12 [$a:tt $b:tt $c:tt $d:tt $x:tt $y:tt]) => {
+        concat!("vpaddq {v0}, {", $b, "}, {", $b, "}\n", op!("vpsrlq", $b, "63"), "\n", op!("vpor", $b, "{v0}"))
     };
 }
 
-/// Rotation right by 63 through `v3`, whose value is in the spill meanwhile.
-macro_rules! rotate_63 {
-    ([$b0:tt $b1:tt $b2:tt $b3:tt]) => {
-        concat!(
-            "vmovdqa [{s} + 64], {v3}\n",
-            rotate_63!($b0),
-            rotate_63!($b1),
-            rotate_63!($b2),
-            rotate_63!($b3),
-            "vmovdqa {v3}, [{s} + 64]\n"
-        )
-    };
-    ($b:literal) => {
-        concat!(
-            "vpaddq {v3}, {", $b, "}, {", $b, "}\n",
-            "vpsrlq {", $b, "}, {", $b, "}, 63\n",
-            "vpor {", $b, "}, {", $b, "}, {v3}\n"
-        )
-    };
-}
-
-/// Four independent G functions side by side (RFC 7693, 3.1), rows `b`, `c`, `d` as given, row `a` = v0..v3.
+/// Four G functions side by side, each one step behind the one before it: that keeps four chains in the
+/// processor's window and their shuffles and shifts apart.
 macro_rules! half_round {
-    ($v:ident, $words:ident, $scratch:ident, $b:tt, $c:tt, $d:tt, $x:tt, $y:tt) => {
+    ($v:ident, $words:ident, $scratch:ident, $g0:tt, $g1:tt, $g2:tt, $g3:tt) => {
         // SAFETY: the block reads the nine words at `m` and the two shuffles at `s`, writes the third vector at `s`,
         // which is only a spill, and touches neither the stack nor flags. `Scratch` is aligned to 32 bytes.
         unsafe {
             asm!(
-                add_words!($x),
-                ops!("vpaddq", ["v0" "v1" "v2" "v3"], $b),
-                ops!("vpxor", $d, ["v0" "v1" "v2" "v3"]),
-                ops!("vpshufd", $d, "0xB1"),
-                ops!("vpaddq", $c, $d),
-                ops!("vpxor", $b, $c),
-                add_words!($y),
-                ops!("vpshufb", $b, "[{s}]"),
-                ops!("vpaddq", ["v0" "v1" "v2" "v3"], $b),
-                ops!("vpxor", $d, ["v0" "v1" "v2" "v3"]),
-                ops!("vpshufb", $d, "[{s} + 32]"),
-                ops!("vpaddq", $c, $d),
-                ops!("vpxor", $b, $c),
-                rotate_63!($b),
+                step!(0 $g0),
+                step!(1 $g0), step!(0 $g1),
+                step!(2 $g0), step!(1 $g1), step!(0 $g2),
+                step!(3 $g0), step!(2 $g1), step!(1 $g2), step!(0 $g3),
+                step!(4 $g0), step!(3 $g1), step!(2 $g2), step!(1 $g3),
+                step!(5 $g0), step!(4 $g1), step!(3 $g2), step!(2 $g3),
+                step!(6 $g0), step!(5 $g1), step!(4 $g2), step!(3 $g3),
+                step!(7 $g0), step!(6 $g1), step!(5 $g2), step!(4 $g3),
+                step!(8 $g0), step!(7 $g1), step!(6 $g2), step!(5 $g3),
+                // Row a rests from here on: v0 goes to memory and serves the rotations.
+                "vmovdqa [{s} + 64], {v0}",
+                step!(9 $g0), step!(8 $g1), step!(7 $g2), step!(6 $g3),
+                step!(10 $g0), step!(9 $g1), step!(8 $g2), step!(7 $g3),
+                step!(11 $g0), step!(10 $g1), step!(9 $g2), step!(8 $g3),
+                step!(12 $g0), step!(11 $g1), step!(10 $g2), step!(9 $g3),
+                step!(12 $g1), step!(11 $g2), step!(10 $g3),
+                step!(12 $g2), step!(11 $g3),
+                step!(12 $g3),
+                "vmovdqa {v0}, [{s} + 64]",
                 m = in(reg) $words.as_ptr(),
                 s = in(reg) std::ptr::from_mut($scratch),
                 v0 = inout(ymm_reg) $v[0],
@@ -303,13 +310,13 @@ macro_rules! round {
      $s0:tt $s1:tt $s2:tt $s3:tt $s4:tt $s5:tt $s6:tt $s7:tt $s8:tt $s9:tt $s10:tt $s11:tt $s12:tt $s13:tt $s14:tt $s15:tt) => {
         half_round!(
             $v, $words, $scratch,
-            ["v4" "v5" "v6" "v7"], ["v8" "v9" "v10" "v11"], ["v12" "v13" "v14" "v15"],
-            [$s0 $s2 $s4 $s6], [$s1 $s3 $s5 $s7]
+            ["v0" "v4" "v8" "v12" $s0 $s1], ["v1" "v5" "v9" "v13" $s2 $s3],
+            ["v2" "v6" "v10" "v14" $s4 $s5], ["v3" "v7" "v11" "v15" $s6 $s7]
         );
         half_round!(
             $v, $words, $scratch,
-            ["v5" "v6" "v7" "v4"], ["v10" "v11" "v8" "v9"], ["v15" "v12" "v13" "v14"],
-            [$s8 $s10 $s12 $s14], [$s9 $s11 $s13 $s15]
+            ["v0" "v5" "v10" "v15" $s8 $s9], ["v1" "v6" "v11" "v12" $s10 $s11],
+            ["v2" "v7" "v8" "v13" $s12 $s13], ["v3" "v4" "v9" "v14" $s14 $s15]
         );
     };
 }

@@ -35,8 +35,8 @@ pub use code::{Code, CodeError};
 pub use kernel::grain_nodes;
 pub use memory::{AlignedBuf, BufferPool, SlabBuffers};
 pub use object::{
-    CheckedObject, ObjectError, ObjectHeader, SectorObject, build_object, data_offset, node_count, object_len,
-    open_object, parse_header,
+    CheckedObject, ObjectError, ObjectHeader, SectorObject, build_object, data_offset, node_count, object_len, open_object,
+    parse_header,
 };
 pub use proof::{ProofError, range_proof, verify_range_proof};
 pub use slab::{EncodedSlab, SLAB_STEPS, SlabEncoder, slab_id};

@@ -38,12 +38,7 @@ pub fn range_proof(data: &[u8], segments: Range<usize>) -> Result<Vec<[u8; 32]>,
 }
 
 /// Checks that `bytes` are the `segments` of the sector with this root.
-pub fn verify_range_proof(
-    root: &Root,
-    segments: Range<usize>,
-    bytes: &[u8],
-    proof: &[[u8; 32]],
-) -> Result<(), ProofError> {
+pub fn verify_range_proof(root: &Root, segments: Range<usize>, bytes: &[u8], proof: &[[u8; 32]]) -> Result<(), ProofError> {
     check_range(&segments)?;
     let need = segments.len() * SEGMENT_BYTES;
     if bytes.len() != need {
@@ -219,12 +214,9 @@ mod tests {
         for vector in file["vectors"].as_array().unwrap() {
             let size = vector["filesize"].as_u64().unwrap() as usize;
             let seed = vector["data"].as_str().unwrap().strip_prefix("pattern seed=").unwrap().parse().unwrap();
-            let sector = [
-                &hex_of(&vector["layout_hex"])[..],
-                vector["metadata_json"].as_str().unwrap().as_bytes(),
-                &pattern(seed, size),
-            ]
-            .concat();
+            let sector =
+                [&hex_of(&vector["layout_hex"])[..], vector["metadata_json"].as_str().unwrap().as_bytes(), &pattern(seed, size)]
+                    .concat();
             let segment = |name: &str| vector[name].as_u64().unwrap() as usize / SEGMENT_BYTES;
             let start = segment("offset");
             check(&sector, start..start + segment("fetchsize"), Some(&nodes_of(&vector["proof"])));

@@ -234,8 +234,7 @@ mod tests {
             let expect: Vec<Vec<u8>> = vector["pieces_hex"].as_array().unwrap().iter().map(hex_of).collect();
             assert_eq!(pieces, expect, "{k}+{m}");
             // Any k: here the last ones.
-            let last: Vec<(usize, Bytes)> =
-                pieces.into_iter().map(Bytes::from).enumerate().skip(usize::from(m)).collect();
+            let last: Vec<(usize, Bytes)> = pieces.into_iter().map(Bytes::from).enumerate().skip(usize::from(m)).collect();
             let code = Code::new(k, m).unwrap();
             let end = content.len() as u64;
             assert_eq!(code.decode_range(&last, code.read_plan(0..end), 0..end).unwrap(), content);
@@ -342,7 +341,15 @@ mod tests {
     #[test]
     fn read_plans() {
         let code = Code::new(6, 3).unwrap();
-        for (content, expect) in [(0..0, 0..0), (0..1, 0..64), (383..385, 0..128), (384..768, 64..128), (500..500, 64..128), (0..6 << 22, 0..4 << 20), (6 << 22..6 << 22, 4 << 20..4 << 20)] {
+        for (content, expect) in [
+            (0..0, 0..0),
+            (0..1, 0..64),
+            (383..385, 0..128),
+            (384..768, 64..128),
+            (500..500, 64..128),
+            (0..6 << 22, 0..4 << 20),
+            (6 << 22..6 << 22, 4 << 20..4 << 20),
+        ] {
             assert_eq!(code.read_plan(content.clone()), expect, "{content:?}");
         }
     }

@@ -235,8 +235,7 @@ mod tests {
         }
         assert_eq!(roots.len(), 6);
         for case in vectors("sia-vectors/meta_roots.json").unwrap()["cases"].as_array().unwrap() {
-            let sectors: Vec<Root> =
-                case["sectors"].as_array().unwrap().iter().map(|name| roots[name.as_str().unwrap()]).collect();
+            let sectors: Vec<Root> = case["sectors"].as_array().unwrap().iter().map(|name| roots[name.as_str().unwrap()]).collect();
             assert_eq!(meta_root(&sectors).to_vec(), hex_of(&case["root"]));
         }
     }

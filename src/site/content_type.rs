@@ -1,6 +1,3 @@
-<<<<<<< HEAD
-//! Placeholder; written in another branch.
-=======
 //! The media type of a file: by its name, else by its first bytes.
 //!
 //! What it hides: the table of extensions, magic numbers, what counts as text.
@@ -76,8 +73,8 @@ pub fn sniff(first_bytes: &[u8]) -> &'static str {
     let cut = first_bytes.len() >= SNIFF_BYTES;
     let bytes = &first_bytes[..first_bytes.len().min(SNIFF_BYTES)];
     match bytes {
-        [0xff, 0xfe, ..] if bytes.len() % 2 == 0 => return "text/plain; charset=utf-16le",
-        [0xfe, 0xff, ..] if bytes.len() % 2 == 0 => return "text/plain; charset=utf-16be",
+        [0xff, 0xfe, ..] if bytes.len().is_multiple_of(2) => return "text/plain; charset=utf-16le",
+        [0xfe, 0xff, ..] if bytes.len().is_multiple_of(2) => return "text/plain; charset=utf-16be",
         _ => {}
     }
     if let Some(kind) = by_magic(bytes) {
@@ -232,8 +229,23 @@ fn is_json(text: &str, cut: bool) -> bool {
 
 /// The tags that the WHATWG sniffing rules take for HTML.
 const HTML_TAGS: [&str; 17] = [
-    "<!doctype html", "<html", "<head", "<script", "<iframe", "<h1", "<div", "<font", "<table", "<a", "<style", "<title",
-    "<b", "<body", "<br", "<p", "<main",
+    "<!doctype html",
+    "<html",
+    "<head",
+    "<script",
+    "<iframe",
+    "<h1",
+    "<div",
+    "<font",
+    "<table",
+    "<a",
+    "<style",
+    "<title",
+    "<b",
+    "<body",
+    "<br",
+    "<p",
+    "<main",
 ];
 
 /// Whether the text begins with this tag, in any case, and the tag's name ends there.
@@ -241,7 +253,8 @@ fn starts_with_tag(text: &str, tag: &str) -> bool {
     let (Some(start), after) = (text.as_bytes().get(..tag.len()), text.as_bytes().get(tag.len())) else {
         return false;
     };
-    start.eq_ignore_ascii_case(tag.as_bytes()) && after.is_none_or(|byte| matches!(byte, b' ' | b'>' | b'\t' | b'\n' | b'\r' | b'/'))
+    start.eq_ignore_ascii_case(tag.as_bytes())
+        && after.is_none_or(|byte| matches!(byte, b' ' | b'>' | b'\t' | b'\n' | b'\r' | b'/'))
 }
 
 fn svg_doctype(text: &str) -> bool {
@@ -391,4 +404,3 @@ mod tests {
         }
     }
 }
->>>>>>> sky

@@ -1,6 +1,3 @@
-<<<<<<< HEAD
-//! Placeholder; written in another branch.
-=======
 //! Which file of a skyfile answers a path: Skynet's routing as a pure function of metadata and path.
 //!
 //! What it does: [`resolve`] turns metadata and a request into a [`SkyAnswer`]; [`validate`] judges metadata; [`etag`] names an answer.
@@ -144,11 +141,7 @@ pub struct OutsideContent {
 
 /// Finds what answers a request. `size_bytes` is the length of the content by the layout, which is true also where old
 /// metadata says 0. What is answered lies within the content.
-pub fn resolve<'m>(
-    metadata: &'m Metadata,
-    size_bytes: u64,
-    ask: &SkyAsk<'_>,
-) -> Result<SkyAnswer<'m>, OutsideContent> {
+pub fn resolve<'m>(metadata: &'m Metadata, size_bytes: u64, ask: &SkyAsk<'_>) -> Result<SkyAnswer<'m>, OutsideContent> {
     let asked = if ask.path.starts_with('/') { Cow::Borrowed(ask.path) } else { Cow::Owned(format!("/{}", ask.path)) };
     let path = match ask.format {
         Some(_) => asked.clone(),
@@ -537,4 +530,3 @@ mod tests {
         }
     }
 }
->>>>>>> sky

@@ -160,7 +160,9 @@ impl Inner {
         let mut failure = None;
         let mut candidates = self.catalog.by_root(&bytes)?;
         if candidates.is_empty() {
-            candidates = self.catalog.by_block(&crate::tree::pack::block_key(multihash))?;
+            if let Some(key) = crate::tree::pack::block_key(multihash) {
+                candidates = self.catalog.by_block(&key)?;
+            }
             candidates.extend(self.unindexed.lock().expect("no panic under this lock").values().cloned());
         }
         for row in candidates {

@@ -6,15 +6,16 @@ use bytes::Bytes;
 
 use crate::address::Cid;
 use crate::measure::{Class, Endpoint};
-use crate::records::{Kind, Record, RecordKey};
+use crate::records::{Kind, Order, Record, RecordKey};
 use crate::renter::Written;
-use crate::sector::{EncodedSlab, Root, SectorObject};
+use crate::sector::{EncodedSlab, Root, SectorObject, SlabEncoder};
 use crate::tree::pack::PackHead;
 
 use super::catalog::PinRow as CatalogPin;
 use super::{Inner, Pin, Store, StoreError};
 
-pub use crate::renter::SlabLease;
+/// A pin's id is drawn anew for each upload, so its record has no earlier version.
+const FIRST_VERSION: u64 = 1;
 
 /// How much an upload survives at this moment (`design.md` 7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +47,8 @@ pub struct Commit {
 impl Store {
     /// Data and parity pieces of a slab.
     pub fn redundancy(&self) -> (u8, u8) {
-        self.inner.renter.redundancy()
+        let options = self.inner.renter.options();
+        (options.k, options.m)
     }
 
     /// Version of the host table; sectors carry it as a hint.
@@ -54,9 +56,11 @@ impl Store {
         self.inner.renter.table().epoch
     }
 
-    /// Memory for one slab; waits while the process has its share in use.
-    pub async fn acquire_slab(&self) -> SlabLease {
-        self.inner.renter.acquire_slab().await
+    /// An encoder with memory for one slab; waits while the process has its share in use.
+    pub async fn slab_encoder(&self) -> SlabEncoder {
+        let (k, m) = self.redundancy();
+        let buffers = self.inner.renter.acquire_slab().await;
+        SlabEncoder::new(k, m, self.epoch(), buffers).expect("the redundancy was checked at the start")
     }
 
     /// Stores a slab. Returns when it is acknowledged; the rest goes on behind the returned handle.
@@ -121,10 +125,9 @@ pub enum UnpinRoot {
 impl Inner {
     async fn commit(self: Arc<Self>, commit: Commit) -> Result<(), StoreError> {
         let body = commit.pin.encode();
-        let key = RecordKey::new(Kind::Pin, &commit.key)?;
-        let version = 1;
+        let key = RecordKey::new(Kind::Pin, &commit.key).expect("pin keys are made of hex and one slash");
         let begun = std::time::Instant::now();
-        self.records.put(&Record::versioned(key, version, body.clone())).await?;
+        self.records.put(Record::new(key, Order::version(FIRST_VERSION), body.clone())).await?;
         self.measures.observe(Endpoint::RecordWrite, Class::Hosts, begun.elapsed());
         if let (Some(bytes), Some(pack)) = (&commit.pack, &commit.pin.pack) {
             match PackHead::parse(bytes, bytes.len() as u64) {
@@ -132,7 +135,7 @@ impl Inner {
                 Err(error) => return Err(StoreError::BadPin(format!("its pack cannot be read: {error}"))),
             }
         }
-        self.adopt(commit.key, version, body, commit.durability).await
+        self.adopt(commit.key, FIRST_VERSION, body, commit.durability).await
     }
 
     /// Takes a pin that is at its quorum into the catalog.
@@ -158,8 +161,8 @@ impl Inner {
 
     async fn unpin(self: Arc<Self>, row: CatalogPin) -> Result<(), StoreError> {
         let pin = Pin::decode(&row.body)?;
-        let key = RecordKey::new(Kind::Pin, &row.key)?;
-        self.records.put(&Record::removal(key, row.version + 1)).await?;
+        let key = RecordKey::new(Kind::Pin, &row.key).map_err(|error| StoreError::BadPin(error.to_string()))?;
+        self.records.remove(&key).await?;
         self.forget(&row.key, &pin).await
     }
 

@@ -275,7 +275,7 @@ fn unit_of(at: u64, unit_bytes: u64, length: u64) -> Range<u64> {
 }
 
 /// Zeros that the sector object leaves out are put back.
-fn pad(found: Bytes, length: usize) -> Bytes {
+pub fn pad(found: Bytes, length: usize) -> Bytes {
     if found.len() == length {
         return found;
     }

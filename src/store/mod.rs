@@ -35,10 +35,11 @@ use crate::records::{RecordError, Records};
 use crate::renter::{Renter, RenterError};
 use crate::sector::Root;
 use crate::tree::TreeError;
+use crate::tree::skyfile::SkyfileError;
 
 pub use blocks::BLOCK_BYTES_MAX;
 pub use catalog::{CatalogError, PinRow as CatalogPin};
-pub use commit::{Commit, Durability, SlabLease, UnpinRoot};
+pub use commit::{Commit, Durability, UnpinRoot};
 pub use crate::renter::{Completion, Written};
 pub use pin::{NewPin, PIN_ROW_DATA_MAX, PIN_ROWS_MAX, Pin, PinRow, pin_key};
 pub use skyfiles::OpenSkyfile;
@@ -69,6 +70,8 @@ pub enum StoreError {
     Tree(#[from] TreeError),
     #[error("the stored file is malformed: {0}")]
     BadFile(&'static str),
+    #[error("the stored skyfile is malformed: {0}")]
+    Skyfile(#[from] SkyfileError),
     #[error("the block is {length} bytes long, this gateway handles at most {BLOCK_BYTES_MAX}")]
     BlockTooLarge { length: u64 },
     /// Our own record of an upload is wrong: an older program's fault, or this disk's.
@@ -234,6 +237,9 @@ impl From<RenterError> for StoreError {
 
 impl From<RecordError> for StoreError {
     fn from(error: RecordError) -> StoreError {
-        StoreError::Records(error.to_string())
+        match error {
+            RecordError::Unavailable { have, need, reasons } => StoreError::NotEnoughHosts { have, need, reason: reasons },
+            error => StoreError::Records(error.to_string()),
+        }
     }
 }

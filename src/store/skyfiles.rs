@@ -51,28 +51,26 @@ impl Inner {
         trace.index_from_hosts();
         let base = self.read_base(&root, fetch_bytes, trace).await?;
         let head = match parse(&base)? {
-            Parsed::Whole(head) => head,
-            Parsed::NeedSectors(mut pending) => loop {
+            Parsed::Head(head) => head,
+            Parsed::NeedSectors(pending) => {
                 let mut sectors = Vec::new();
-                for root in pending.roots() {
-                    sectors.push(self.read_base(root, crate::sector::SECTOR_BYTES as u32, trace).await?);
+                for (index, root) in pending.roots().iter().enumerate() {
+                    sectors.push(self.read_base(root, pending.bytes_of(index) as u32, trace).await?);
                 }
-                match pending.give(&sectors)? {
-                    Parsed::Whole(head) => break head,
-                    Parsed::NeedSectors(next) => pending = next,
-                }
-            },
+                pending.complete(&sectors)?
+            }
         };
         let content = if head.is_large() {
             let layout = &head.layout;
-            Content::in_slabs(root, layout.filesize, layout.fanout_data_pieces, layout.fanout_parity_pieces, head.fanout.clone())
+            Content::in_slabs(root, head.size_bytes, layout.data_pieces, layout.parity_pieces, head.fanout.clone())
         } else {
-            Content::in_base(root, head.content_offset, fetch_bytes, head.layout.filesize)
+            Content::in_base(root, head.content_offset, fetch_bytes, head.size_bytes)
         };
         Ok(Arc::new(OpenSkyfile { root, head, content }))
     }
 
     async fn read_base(&self, root: &Root, bytes: u32, trace: &Arc<Trace>) -> Result<bytes::Bytes, StoreError> {
-        Ok(self.renter.read_sector(root, Expect { data_length: Some(bytes) }, 0..bytes, trace).await?)
+        let found = self.renter.read_sector(root, Expect { data_length: Some(bytes) }, 0..bytes, trace).await?;
+        Ok(super::content::pad(found, bytes as usize))
     }
 }

@@ -83,7 +83,7 @@ impl Store {
                 let block = self.inner.block(&cid, trace).await?;
                 let data = match parse_node(&cid, &block)? {
                     TreeNode::Raw(data) => data,
-                    TreeNode::File(file) if file.children.is_empty() => file.inline,
+                    TreeNode::File(file) if file.children.is_empty() => file.inline.clone(),
                     _ => return Err(StoreError::BadFile("a leaf of the file is not a leaf")),
                 };
                 if data.len() as u64 != length {

@@ -10,8 +10,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::address::Multihash;
 use crate::measure::Trace;
-use crate::records::{Kind, Record, ScanOutcome};
-use crate::renter::Completion;
+use crate::records::{Extent, Group, Kind, Record};
+use crate::renter::{Completion, Expect};
 use crate::sector::Root;
 
 use super::catalog::PinRow;
@@ -84,23 +84,23 @@ impl Inner {
         let _permit = self.asks.try_acquire().map_err(|_| StoreError::Rebuilding)?;
         trace.index_from_hosts();
         trace.serial_round();
-        let found = self.records.group(Kind::Pin, &hex::encode(multihash.to_bytes())).await?;
-        for record in found {
-            self.take_in(record).await?;
+        let group = Group::new(Kind::Pin, &hex::encode(multihash.to_bytes())).expect("hex is a group's text");
+        for record in self.records.group(&group).await?.records {
+            self.take_in(&record).await?;
         }
         Ok(())
     }
 
     /// One pin record as found on the hosts: adopted, or forgotten when it says removed.
-    async fn take_in(self: &Arc<Self>, record: Record) -> Result<(), StoreError> {
+    async fn take_in(self: &Arc<Self>, record: &Record) -> Result<(), StoreError> {
         let key = record.key.text().to_owned();
-        let version = record.version();
+        let version = record.order.number();
         let known = self.catalog.by_key(&key)?;
         match (record.removed, known) {
             (true, Some(row)) => self.forget(&key, &Pin::decode(&row.body)?).await,
             (true, None) => Ok(()),
             (false, Some(row)) if row.version >= version => Ok(()),
-            (false, _) => self.adopt(key, version, record.body, Durability::Acknowledged).await,
+            (false, _) => self.adopt(key, version, record.body.to_vec(), Durability::Acknowledged).await,
         }
     }
 
@@ -108,36 +108,26 @@ impl Inner {
         while !self.catalog.is_complete() {
             let begun = std::time::Instant::now();
             match self.rebuild().await {
-                Ok(ScanOutcome::Complete) => {
+                Extent::Complete => {
                     self.catalog.set_complete();
                     tracing::info!(took_ms = begun.elapsed().as_millis() as u64, "the catalog is complete");
                     return;
                 }
-                Ok(ScanOutcome::Partial { listed, need }) => {
-                    tracing::warn!(listed, need, "the catalog cannot be completed: too few hosts list their pins; trying again");
-                }
-                Err(error) => tracing::warn!(%error, "the catalog cannot be completed; trying again"),
+                Extent::Partial => tracing::warn!("the catalog is not complete: too few hosts list their pins; trying again"),
             }
             tokio::time::sleep(REBUILD_AGAIN_AFTER).await;
         }
     }
 
-    async fn rebuild(self: &Arc<Self>) -> Result<ScanOutcome, StoreError> {
-        let inner = self.clone();
-        let outcome = self
-            .records
-            .scan(Kind::Pin, move |record| {
-                let inner = inner.clone();
-                async move {
-                    // One unreadable pin must not keep all others from being served.
-                    let key = record.key.text().to_owned();
-                    if let Err(error) = inner.take_in(record).await {
-                        tracing::warn!(%error, pin = key, "a pin on the hosts cannot be used");
-                    }
-                }
-            })
-            .await?;
-        Ok(outcome)
+    async fn rebuild(self: &Arc<Self>) -> Extent {
+        let mut scan = self.records.scan(Kind::Pin);
+        while let Some(found) = scan.next().await {
+            // One unreadable pin must not keep all others from being served.
+            if let Err(error) = self.take_in(&found.record).await {
+                tracing::warn!(%error, pin = found.record.key.text(), "a pin on the hosts cannot be used");
+            }
+        }
+        scan.extent()
     }
 
     /// Goes over the pins that this node has not seen complete, and writes the pieces that are missing.
@@ -180,7 +170,7 @@ impl Inner {
         let pin = Pin::decode(&row.body)?;
         let mut missing = Vec::new();
         for skyfile in pin.skyfiles.iter().chain(&pin.pack) {
-            if let Completion::Missing(pieces) = self.renter.complete_base(&Root(skyfile.root), skyfile.used).await? {
+            if let Completion::Missing(pieces) = self.renter.complete_base(&Root(skyfile.root), Expect { data_length: Some(skyfile.used) }).await? {
                 missing.extend(pieces);
             }
             let content: Content = self.content_of(skyfile, &trace).await?;

@@ -234,6 +234,12 @@ impl Key {
     }
 }
 
+/// The 32 bytes under which packs and catalogs sort a block: its digest if that has 32 bytes, else `H(multihash bytes)`.
+/// `None` for what no pack holds (identity hashes, codes above 32 bits). Hash functions share keys: compare [`Row::code`] too.
+pub fn block_key(multihash: &Multihash) -> Option<[u8; 32]> {
+    Key::of(multihash).map(|key| *key.0.first_chunk().expect("a key begins with 32 bytes"))
+}
+
 fn blake2b_256(bytes: &[u8]) -> blake2b_simd::Hash {
     blake2b_simd::Params::new().hash_length(32).hash(bytes)
 }
@@ -277,7 +283,10 @@ enum SmallLeaf {
     Large,
     /// Small, but it can no longer fit: no smaller leaf after it is kept inline either.
     TooLate,
-    Kept { cid: Box<Cid>, data: Bytes },
+    Kept {
+        cid: Box<Cid>,
+        data: Bytes,
+    },
 }
 
 #[derive(Clone, Copy)]
@@ -474,7 +483,12 @@ impl PackBuilder {
         self.leaves.len()
     }
 
-    fn put_index(&self, out: &mut Vec<u8>, mut rows: Vec<(Key, RowPlace)>, skyfiles: &[SkyfileRef]) -> Result<(), PackError> {
+    fn put_index(
+        &self,
+        out: &mut Vec<u8>,
+        mut rows: Vec<(Key, RowPlace)>,
+        skyfiles: &[SkyfileRef],
+    ) -> Result<(), PackError> {
         rows.sort_unstable_by_key(|(key, _)| *key);
         let row_count = u32::try_from(rows.len()).map_err(|_| PackError::TooLarge("2^32 rows"))?;
         let skyfile_count = u32::try_from(skyfiles.len()).map_err(|_| PackError::TooLarge("2^32 skyfiles"))?;
@@ -610,7 +624,10 @@ impl PackHead {
     pub fn parse(start: &[u8], pack_bytes: u64) -> Result<PackHead, PackError> {
         let header = V2Header::parse(start)?;
         let payload = header.data_offset..header.data_offset + header.data_bytes;
-        if header.characteristics != [0; 16] || payload.start != V2_PREFIX_BYTES as u64 || header.index_offset != payload.end {
+        if header.characteristics != [0; 16]
+            || payload.start != V2_PREFIX_BYTES as u64
+            || header.index_offset != payload.end
+        {
             return Err(PackError::Broken("a CARv2 of another shape than packs have"));
         }
         let index = payload.end..pack_bytes;
@@ -686,7 +703,8 @@ impl PackIndex {
         let (extras_bytes, table_bytes) = (u64::from(u32_at(&body, 12)), u64_at(&body, 16));
         let rows_end = ROWS_AT as u64 + ROW_BYTES as u64 * u64::from(row_count);
         let table_end = rows_end.checked_add(table_bytes);
-        if u64_at(&body, 24) != 0 || table_end.and_then(|end| end.checked_add(extras_bytes)) != Some(body.len() as u64) {
+        if u64_at(&body, 24) != 0 || table_end.and_then(|end| end.checked_add(extras_bytes)) != Some(body.len() as u64)
+        {
             return Err(PackError::Broken("its parts do not add up to its length"));
         }
         // Both ends lie inside `body`, whose length is a usize.
@@ -755,7 +773,8 @@ impl PackIndex {
         } else {
             let at = u32_at(row, 56) as usize;
             let middle = at + usize::from(row[37]);
-            let (prefix, suffix) = (self.extras.slice(at..middle), self.extras.slice(middle..middle + usize::from(row[38])));
+            let (prefix, suffix) =
+                (self.extras.slice(at..middle), self.extras.slice(middle..middle + usize::from(row[38])));
             Place::Range { skyfile_index: u32_at(row, 40), offset, len, prefix, suffix }
         };
         Row { key: row[..32].try_into().expect("32 bytes"), code: u32_at(row, 32), place }
@@ -767,7 +786,8 @@ impl PackIndex {
             counts[usize::from(row[0])] += 1;
             self.check_row(row, payload)?;
         }
-        let is_sorted = self.raw_rows().windows(2).all(|pair| Key::of_row(&pair[0]).cmp(&Key::of_row(&pair[1])) == Ordering::Less);
+        let is_sorted =
+            self.raw_rows().windows(2).all(|pair| Key::of_row(&pair[0]).cmp(&Key::of_row(&pair[1])) == Ordering::Less);
         if !is_sorted {
             return Err(PackError::Broken("its rows are not sorted, or one stands twice"));
         }
@@ -802,7 +822,8 @@ impl PackIndex {
                 if !ends_within(offset, len, skyfile.size) {
                     return Err(PackError::Broken("a row's range ends behind its skyfile"));
                 }
-                if !ends_within(u64::from(extras_at), extras_len, self.extras.len() as u64) {
+                let is_misplaced = extras_len == 0 && extras_at != 0;
+                if is_misplaced || !ends_within(u64::from(extras_at), extras_len, self.extras.len() as u64) {
                     return Err(PackError::Broken("a row's prefix or suffix lies outside the extras"));
                 }
                 Ok(())
@@ -814,7 +835,10 @@ impl PackIndex {
 
 impl fmt::Debug for PackIndex {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PackIndex").field("rows", &self.row_count()).field("skyfiles", &self.skyfiles.len()).finish_non_exhaustive()
+        f.debug_struct("PackIndex")
+            .field("rows", &self.row_count())
+            .field("skyfiles", &self.skyfiles.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -837,4 +861,389 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
 
 fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use ring::digest::{SHA256, digest};
+
+    use super::*;
+    use crate::address::{cid_v1, codec};
+    use crate::tree::build::{BlockSink, Built, FileBuilder, Profile, SMALL_LEAF_BYTES, TreeBuilder};
+    use crate::tree::car::{CarDecoder, CarItem};
+
+    /// What a build hands on, and the content of the one skyfile that holds the files one after another.
+    #[derive(Default)]
+    struct Upload {
+        content: Vec<u8>,
+        file_starts: u64,
+        nodes: Vec<NodeBlock>,
+        leaves: Vec<(LeafRow, u64)>,
+    }
+
+    impl BlockSink for Upload {
+        fn leaf(&mut self, leaf: LeafRow) {
+            let offset = self.file_starts + leaf.file_offset;
+            self.leaves.push((leaf, offset));
+        }
+
+        fn node(&mut self, node: NodeBlock) {
+            self.nodes.push(node);
+        }
+    }
+
+    fn upload(profile: Profile, files: &[(&str, &[u8])]) -> (Upload, Built) {
+        let mut upload = Upload::default();
+        let mut tree = TreeBuilder::new(profile);
+        for (path, bytes) in files {
+            upload.file_starts = upload.content.len() as u64;
+            upload.content.extend_from_slice(bytes);
+            let mut file = FileBuilder::new(profile);
+            file.push(bytes, &mut upload);
+            let built = file.finish(&mut upload);
+            tree.file(path, built, &mut upload).unwrap();
+        }
+        let root = tree.finish(&mut upload).unwrap();
+        (upload, root)
+    }
+
+    fn large_skyfile(size: u64) -> SkyfileRef {
+        let chunks = size.div_ceil(6 * SECTOR_BYTES as u64) as usize;
+        let roots: Vec<u8> = (0..chunks * 9 * 32).map(|i| i as u8).collect();
+        SkyfileRef { k: 6, m: 3, at: 0, root: [0xaa; 32], size, used: 1000, roots: roots.into() }
+    }
+
+    fn pack(upload: &Upload, root: &Cid, room_bytes: u64) -> Bytes {
+        let mut builder = PackBuilder::new(room_bytes);
+        upload.nodes.iter().for_each(|node| builder.node(node.clone()).unwrap());
+        upload.leaves.iter().for_each(|(leaf, offset)| builder.leaf(leaf.clone(), 0, *offset).unwrap());
+        builder.finish(&[*root], &[large_skyfile(upload.content.len() as u64)]).unwrap().into()
+    }
+
+    /// The block of a row, from the pack or the skyfile.
+    fn block(row: &Row, pack: &[u8], content: &[u8]) -> Vec<u8> {
+        let part = |bytes: &[u8], offset: u64, len: u32| bytes[offset as usize..][..len as usize].to_vec();
+        match &row.place {
+            Place::Inline { offset, len } => part(pack, *offset, *len),
+            Place::Range { skyfile_index: 0, offset, len, prefix, suffix } => {
+                [prefix.to_vec(), part(content, *offset, *len), suffix.to_vec()].concat()
+            }
+            Place::Range { .. } => panic!("no such skyfile"),
+        }
+    }
+
+    /// Blocks inline in the CAR, in their order, as any reader of CARs finds them.
+    fn car_blocks(pack: &[u8]) -> (Vec<Cid>, Vec<Cid>) {
+        let mut decoder = CarDecoder::new();
+        decoder.push(pack);
+        let (mut roots, mut cids) = (Vec::new(), Vec::new());
+        while let Some(item) = decoder.next_item().unwrap() {
+            match item {
+                CarItem::Roots(found) => roots = found,
+                CarItem::Block { cid, bytes, .. } => {
+                    assert_eq!(digest(&SHA256, &bytes).as_ref(), cid.hash().digest());
+                    cids.push(cid);
+                }
+            }
+        }
+        decoder.finish().unwrap();
+        (roots, cids)
+    }
+
+    fn site() -> Vec<(&'static str, &'static [u8])> {
+        static LARGE: [u8; 600_000] = [5; 600_000];
+        vec![
+            ("a.txt", b"a\n"),
+            ("copy/a.txt", b"a\n"),
+            ("copy/empty", b""),
+            ("deep/er/large.bin", &LARGE),
+            ("z", &LARGE[..SMALL_LEAF_BYTES]),
+        ]
+    }
+
+    #[test]
+    fn every_block_is_found_and_right() {
+        for profile in Profile::ALL {
+            let (upload, root) = upload(profile, &site());
+            let mut sizes = Vec::new();
+            for room in [0, 2_000, 10_000, 1 << 22] {
+                let pack = pack(&upload, &root.cid, room);
+                let index = PackIndex::from_pack(&pack).unwrap();
+                let cids =
+                    upload.nodes.iter().map(|node| node.cid).chain(upload.leaves.iter().map(|(leaf, _)| leaf.cid));
+                let distinct: BTreeMap<_, _> = cids.map(|cid| (cid.hash().to_bytes(), cid)).collect();
+                assert_eq!(index.row_count(), distinct.len());
+                for cid in distinct.values() {
+                    let row = index.lookup(cid.hash()).unwrap();
+                    let block = block(&row, &pack, &upload.content);
+                    assert_eq!(digest(&SHA256, &block).as_ref(), cid.hash().digest());
+                    assert_eq!(row.block_bytes(), block.len() as u64);
+                }
+                assert_eq!(index.rows().len(), distinct.len());
+                assert!(index.lookup(cid_v1(codec::RAW, [3; 32]).hash()).is_none());
+                let (roots, _) = car_blocks(&pack);
+                assert_eq!(roots, [root.cid]);
+                sizes.push(pack.len() as u64);
+                let without_leaves = sizes[0];
+                assert!(pack.len() as u64 <= room.max(without_leaves), "{profile}: {} in {room}", pack.len());
+            }
+            assert!(sizes[3] > SMALL_LEAF_BYTES as u64, "{profile}: the small leaves are inline");
+            assert_eq!(sizes[1], sizes[0], "{profile}: nothing fits 2,000 bytes");
+        }
+    }
+
+    #[test]
+    fn nodes_come_depth_first_then_leaves_until_the_first_that_does_not_fit() {
+        let files: [(&str, &[u8]); 5] = [("a", b"1"), ("b/x", &[2; 9000]), ("b/y", b"3"), ("c/d/e", b"4"), ("f", b"1")];
+        let (upload, root) = upload(Profile::default(), &files);
+        // Children are handed on before parents: b, c/d, c, root.
+        let [b, d, c, top] = upload.nodes.iter().map(|node| node.cid).collect::<Vec<_>>()[..] else { panic!() };
+        let [one, two, three, four, _] = upload.leaves.iter().map(|(leaf, _)| leaf.cid).collect::<Vec<_>>()[..] else {
+            panic!()
+        };
+        assert_eq!(root.cid, top);
+        assert_eq!(car_blocks(&pack(&upload, &top, 1 << 20)).1, [top, b, c, d, one, two, three, four]);
+        let bare = pack(&upload, &top, 0);
+        assert_eq!(car_blocks(&bare).1, [top, b, c, d]);
+        // `two` does not fit, so nothing after it is taken either, though it would fit.
+        assert_eq!(car_blocks(&pack(&upload, &top, bare.len() as u64 + 1000)).1, [top, b, c, d, one]);
+        // To the byte: a frame of `one` is a length, a CID and one byte.
+        assert_eq!(car_blocks(&pack(&upload, &top, bare.len() as u64 + 37)).1, [top, b, c, d]);
+        assert_eq!(car_blocks(&pack(&upload, &top, bare.len() as u64 + 38)).1, [top, b, c, d, one]);
+    }
+
+    #[test]
+    fn packs_are_deterministic_and_take_any_order() {
+        let (upload, root) = upload(Profile::UnixfsV0_2015, &site());
+        let expect = pack(&upload, &root.cid, 1 << 22);
+        let mut builder = PackBuilder::new(1 << 22);
+        upload.leaves.iter().for_each(|(leaf, offset)| builder.leaf(leaf.clone(), 0, *offset).unwrap());
+        upload.nodes.iter().rev().chain(&upload.nodes).for_each(|node| builder.node(node.clone()).unwrap());
+        let again = builder.finish(&[root.cid], &[large_skyfile(upload.content.len() as u64)]).unwrap();
+        assert_eq!(expect, again);
+    }
+
+    #[test]
+    fn golden_pack() {
+        let (upload, root) = upload(Profile::UnixfsV0_2015, &site());
+        assert_eq!(root.cid.to_string(), GOLDEN_ROOT);
+        for (room, bytes, hash) in GOLDEN {
+            let pack = pack(&upload, &root.cid, room);
+            assert_eq!((pack.len(), blake2b_256(&pack).to_hex().as_str()), (bytes, hash), "room {room}");
+        }
+        let bare = pack(&upload, &root.cid, 0);
+        assert_eq!(hex::encode(&bare[..PackHead::BYTES + 59]), GOLDEN_START);
+        let head = PackHead::parse(&bare, bare.len() as u64).unwrap();
+        let index = &bare[head.index.start as usize..];
+        assert_eq!(hex::encode(&index[..36]), GOLDEN_INDEX_START);
+        assert_eq!(hex::encode(&index[4 + ROWS_AT..][..2 * ROW_BYTES]), GOLDEN_ROWS);
+    }
+
+    const GOLDEN_ROOT: &str = "QmZK1vurZiep2SW2WEeMfrw1cRLAtvE4BzP9aMuR5u6vAx";
+    /// Room, bytes of the pack, its BLAKE2b-256. A reader written after `docs/formats.md` alone has read both.
+    const GOLDEN: [(u64, usize, &str); 2] = [
+        (0, 2_933, "74b2da99d64323991d2936dd55c827c96db073de1f91f422a5f75b051631a931"),
+        (1 << 22, 35_810, "82cb9cd479fae2e7eae98357b54647bcad208228dc2fd3ab9f34db98d7ee66fa"),
+    ];
+    const GOLDEN_START: &str = concat!(
+        "0aa16776657273696f6e02",
+        "00000000000000000000000000000000",
+        "3300000000000000",
+        "0e03000000000000",
+        "4103000000000000",
+        "38a265726f6f747381d82a5823001220a3056394bfd87677db0b9d8d0782b82ddb5334221131226ae615e15f1933c13d6776657273696f6e01",
+        "e001"
+    );
+    /// Codec, then version, rows, skyfiles, bytes of extras, bytes of the skyfile table, zero.
+    const GOLDEN_INDEX_START: &str =
+        concat!("cba6c101", "01000000", "0a000000", "01000000", "38000000", "5801000000000000", "0000000000000000");
+    /// An inline row and the row of a range with extras.
+    const GOLDEN_ROWS: &str = concat!(
+        "2345fa61788e3c2b6c0b73113c4293ccc8282ea38ee6309474ddf0ad2156dbf0",
+        "12000000",
+        "00000000",
+        "00000000",
+        "62000000",
+        "7201000000000000",
+        "00000000",
+        "00000000",
+        "9074ad52a17fa536ddcd6798c4399c1474479593008c7016c2f18c871bba5b3d",
+        "12000000",
+        "010a0400",
+        "00000000",
+        "c0270100",
+        "0400080000000000",
+        "00000000",
+        "00000000",
+    );
+
+    #[test]
+    fn blocks_of_other_hashes_and_no_hash() {
+        let other = |code: u64, digest: &[u8]| Cid::new_v1(codec::RAW, Multihash::wrap(code, digest).unwrap());
+        let node = |cid, bytes: &[u8]| NodeBlock { cid, bytes: bytes.to_vec(), links: vec![] };
+        let (sha512, identity, short) = (other(0x13, &[1; 64]), other(0, b"inside"), other(0x12, &[9; 20]));
+        let same_digest = [other(0x12, &[7; 32]), other(0xb220, &[7; 32]), other(0x1e, &[7; 32])];
+        let mut builder = PackBuilder::new(0);
+        for cid in [sha512, identity, short].into_iter().chain(same_digest) {
+            builder.node(node(cid, &cid.to_bytes())).unwrap();
+        }
+        assert!(builder.node(node(other(1 << 32, &[1; 32]), b"")).is_err());
+        // Roots that the pack does not hold are still the roots of its CAR; nodes that no root leads to come as given.
+        let pack: Bytes = builder.finish(&[identity], &[]).unwrap().into();
+        let head = PackHead::parse(&pack, pack.len() as u64).unwrap();
+        assert!(head.payload.end > head.payload.start);
+        let index = PackIndex::from_pack(&pack).unwrap();
+        assert_eq!(index.row_count(), 5);
+        for cid in [sha512, short].into_iter().chain(same_digest) {
+            let row = index.lookup(cid.hash()).unwrap();
+            assert_eq!(block_key(cid.hash()), Some(row.key));
+            assert_eq!((u64::from(row.code), block(&row, &pack, b"")), (cid.hash().code(), cid.to_bytes()));
+        }
+        assert_eq!((index.lookup(identity.hash()), block_key(identity.hash())), (None, None));
+        assert!(index.lookup(&Multihash::wrap(0xd5, &[7; 32]).unwrap()).is_none());
+        let empty: Bytes = PackBuilder::new(0).finish(&[], &[]).unwrap().into();
+        assert_eq!(PackIndex::from_pack(&empty).unwrap().row_count(), 0);
+    }
+
+    #[test]
+    fn leaves_must_lie_in_their_skyfiles() {
+        let (upload, root) = upload(Profile::default(), &[("a", b"abc")]);
+        let try_with = |skyfile_index, offset| {
+            let mut builder = PackBuilder::new(0);
+            upload.leaves.iter().for_each(|(leaf, _)| builder.leaf(leaf.clone(), skyfile_index, offset).unwrap());
+            builder.finish(&[root.cid], &[large_skyfile(4)])
+        };
+        assert!(try_with(0, 1).is_ok());
+        for (skyfile_index, offset) in [(1, 0), (0, 2), (0, u64::MAX)] {
+            assert!(matches!(try_with(skyfile_index, offset), Err(PackError::Broken(_))), "{skyfile_index} {offset}");
+        }
+    }
+
+    /// Writes over some bytes of a good pack; the error it must give.
+    #[test]
+    fn broken_indexes() {
+        let (upload, root) = upload(Profile::UnixfsV0_2015, &site());
+        let pack = pack(&upload, &root.cid, 0);
+        let head = PackHead::parse(&pack, pack.len() as u64).unwrap();
+        let body = head.index.start as usize + 4;
+        let rows = PackIndex::from_pack(&pack).unwrap().rows().collect::<Vec<_>>();
+        let row_at = |is: fn(&Row) -> bool| body + ROWS_AT + ROW_BYTES * rows.iter().position(is).unwrap();
+        let range = row_at(|row| matches!(&row.place, Place::Range { prefix, .. } if !prefix.is_empty()));
+        let inline = row_at(|row| matches!(row.place, Place::Inline { .. }));
+        let table = body + ROWS_AT + ROW_BYTES * rows.len();
+        let check = |at: usize, bytes: &[u8], expect: &str| {
+            let mut wrong = pack.to_vec();
+            wrong[at..at + bytes.len()].copy_from_slice(bytes);
+            let error = PackIndex::from_pack(&wrong.into()).unwrap_err().to_string();
+            assert!(error.contains(expect), "at {at}: {error}, not {expect}");
+        };
+        check(11, &[1], "another shape");
+        check(body - 4, &[0], "codec");
+        check(body, &[2], "version 2");
+        check(body + 4, &[0xff; 4], "add up");
+        check(body + 8, &[2], "skyfile table is cut short");
+        check(body + 8, &[0], "bytes follow the skyfile table");
+        check(body + 12, &[0xff; 4], "add up");
+        check(body + 16, &[0xff; 8], "add up");
+        check(body + 24, &[1], "add up");
+        check(body + 32, &[0xff; 4], "first-byte table");
+        check(body + 32 + 4 * 255, &[0], "first-byte table");
+        check(range, &[0xff; 32], "sorted");
+        check(range + 32, &[0; 4], "identity");
+        check(range + 36, &[2], "unknown kind");
+        check(range + 37, &[0xff], "extras");
+        check(range + 39, &[1], "zero bytes");
+        check(range + 40, &[1], "not in the table");
+        check(range + 44, &[0xff; 4], "behind its skyfile");
+        check(range + 48, &[0xff; 8], "behind its skyfile");
+        check(range + 56, &[0xff; 4], "extras");
+        check(range + 37, &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1], "extras");
+        check(range + 60, &[1], "zero bytes");
+        check(inline + 36, &[0, 1], "fields of a range");
+        check(inline + 40, &[1], "fields of a range");
+        check(inline + 56, &[1], "fields of a range");
+        check(inline + 48, &50u64.to_le_bytes(), "outside the payload");
+        check(inline + 48, &[0xff; 8], "outside the payload");
+        check(inline + 44, &[0xff; 4], "outside the payload");
+        check(table + 48, &[0], "small, but with pieces");
+        check(table + 50, &[1], "zero bytes");
+        check(table + 52, &[0xff; 4], "skyfile table is cut short");
+        check(table + 44, &[1], "offset in its base sector");
+        check(table + 40, &[0xff; 4], "more than a sector");
+        check(table + 32, &[0xff; 8], "not those of its chunks");
+        for cut in 0..pack.len() {
+            assert!(PackIndex::from_pack(&pack.slice(..cut)).is_err(), "cut at {cut}");
+        }
+        let longer = [&pack[..], &[0]].concat();
+        assert!(PackIndex::from_pack(&longer.into()).is_err());
+        // Two rows of one key.
+        let mut twice = pack.to_vec();
+        let first = body + ROWS_AT;
+        twice.copy_within(first..first + ROW_BYTES, first + ROW_BYTES);
+        assert!(PackIndex::from_pack(&twice.into()).is_err());
+    }
+
+    proptest::proptest! {
+        /// A changed byte gives an error or rows that still point inside; reading them never panics.
+        #[test]
+        fn changed_bytes(at: proptest::sample::Index, value: u8) {
+            let files: [(&str, &[u8]); 3] = [("a", b"1"), ("b/x", &[2; 40_000]), ("c", b"3")];
+            let (upload, root) = upload(Profile::UnixfsV0_2015, &files);
+            let mut wrong = pack(&upload, &root.cid, 3000).to_vec();
+            let at = at.index(wrong.len());
+            wrong[at] = value;
+            let wrong = Bytes::from(wrong);
+            if let Ok(index) = PackIndex::from_pack(&wrong) {
+                for row in index.rows() {
+                    if let Place::Range { skyfile_index, offset, len, .. } = row.place {
+                        assert!(ends_within(offset, len, index.skyfiles()[skyfile_index as usize].size));
+                    } else {
+                        block(&row, &wrong, b"");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn skyfile_references_in_pins() {
+        let small = SkyfileRef { k: 0, m: 0, at: 99, root: [1; 32], size: 5, used: 104, roots: Bytes::new() };
+        let cbor = serde_ipld_dagcbor::to_vec(&small).unwrap();
+        let expect = format!(
+            "a7616b00616d00626174186364726f6f745820{}6473697a650564757365641868{}",
+            "01".repeat(32),
+            "65726f6f747340"
+        );
+        assert_eq!(hex::encode(&cbor), expect);
+        let read = |cbor: &[u8]| serde_ipld_dagcbor::from_slice::<SkyfileRef>(cbor);
+        assert_eq!(read(&cbor).unwrap(), small);
+        let large = large_skyfile(30 << 20);
+        assert_eq!(read(&serde_ipld_dagcbor::to_vec(&large).unwrap()).unwrap(), large);
+        assert_eq!((large.chunk_count(), large.roots.len()), (2, 2 * 9 * 32));
+        assert_eq!(large.chunk_roots(1).unwrap().as_flattened(), &large.roots[9 * 32..]);
+        assert_eq!((large.chunk_roots(2), large.chunk_roots(u64::MAX), small.chunk_roots(0)), (None, None, None));
+        let without_roots = SkyfileRef { roots: Bytes::new(), ..large.clone() };
+        assert_eq!((without_roots.check(), without_roots.chunk_roots(0)), (Ok(()), None));
+        let check = |skyfile: SkyfileRef, expect: &str| {
+            assert!(skyfile.check().unwrap_err().to_string().contains(expect));
+            let text = read(&serde_ipld_dagcbor::to_vec(&skyfile).unwrap()).unwrap_err().to_string();
+            assert!(text.contains(expect), "{text}");
+        };
+        check(SkyfileRef { size: 6, ..small.clone() }, "end in its base sector");
+        check(SkyfileRef { size: u64::MAX, ..small.clone() }, "end in its base sector");
+        check(SkyfileRef { used: (4 << 20) + 1, ..small.clone() }, "more than a sector");
+        check(SkyfileRef { m: 1, ..small.clone() }, "small, but");
+        check(SkyfileRef { at: 1, ..large.clone() }, "large, but");
+        check(SkyfileRef { size: 1, ..large.clone() }, "not those");
+        check(SkyfileRef { size: u64::MAX, k: 1, ..large }, "not those");
+    }
+
+    #[test]
+    fn the_codec_as_a_varint() {
+        let mut varint = Vec::new();
+        put_varint(&mut varint, INDEX_CODEC);
+        assert_eq!(varint, INDEX_CODEC_VARINT);
+    }
 }

@@ -24,7 +24,7 @@ impl FileBuilder {
         FileBuilder { layout: Layout { profile, levels: Vec::new() }, pending: Pending::new(profile), size: 0 }
     }
 
-    /// The next bytes of the file.
+    /// The next bytes of the file. Not after a short leaf of [`FileBuilder::push_leaf`], which ends the file.
     pub fn push(&mut self, mut bytes: &[u8], sink: &mut impl BlockSink) {
         let profile = self.layout.profile;
         while !bytes.is_empty() {

@@ -37,7 +37,8 @@ impl BlockSink for Blocks {
 /// STREAM(n) of the vectors.
 fn stream(bytes: usize) -> Vec<u8> {
     let counters = 0..bytes.div_ceil(32) as u64;
-    let mut out: Vec<u8> = counters.flat_map(|k| <[u8; 32]>::try_from(digest(&SHA256, &k.to_le_bytes()).as_ref()).unwrap()).collect();
+    let mut out: Vec<u8> =
+        counters.flat_map(|k| <[u8; 32]>::try_from(digest(&SHA256, &k.to_le_bytes()).as_ref()).unwrap()).collect();
     out.truncate(bytes);
     out
 }
@@ -121,7 +122,9 @@ fn input(id: &str, profile: Profile) -> Option<Built> {
         "zeros-1GiB" => zeros(profile, 1 << 30),
         "zeros-1GiB+1" => zeros(profile, (1 << 30) + 1),
         "dir-empty" => tree(vec![]),
-        "dir-3-files" => tree(vec![file("a.txt", b"a\n"), file("b.bin", &stream(1_048_577)), file("sub/c.txt", b"c\n")]),
+        "dir-3-files" => {
+            tree(vec![file("a.txt", b"a\n"), file("b.bin", &stream(1_048_577)), file("sub/c.txt", b"c\n")])
+        }
         "dir-hidden-default" => tree(vec![file("a.txt", b"a\n")]),
         "dir-hidden-included" => tree(vec![file("a.txt", b"a\n"), file(".hidden", b"h\n")]),
         "dir-symlink" => tree(vec![file("foo", b"content\n"), Entry::Symlink("bar", "foo")]),
@@ -207,7 +210,11 @@ fn leaves_tell_their_blocks() {
                     tsize += block.len() as u64;
                     end += u64::from(leaf.data_len);
                 }
-                assert_eq!((built.size, built.size, built.tsize), (end, bytes as u64, tsize), "{profile} {bytes} {piece}");
+                assert_eq!(
+                    (built.size, built.size, built.tsize),
+                    (end, bytes as u64, tsize),
+                    "{profile} {bytes} {piece}"
+                );
             }
         }
     }

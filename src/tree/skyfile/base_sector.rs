@@ -98,11 +98,7 @@ pub fn build_large(
     assert!(piece_roots.len() as u64 == slabs * per_slab as u64, "k + m piece roots for each slab");
     // Where k is 1, the first root of a slab stands for all.
     let named = if data_pieces == 1 { 1 } else { per_slab };
-    let fanout: Vec<u8> = piece_roots
-        .chunks(per_slab.max(1))
-        .flat_map(|slab| &slab[..named])
-        .flat_map(|root| root.0)
-        .collect();
+    let fanout: Vec<u8> = piece_roots.chunks(per_slab.max(1)).flat_map(|slab| &slab[..named]).flat_map(|root| root.0).collect();
     let layout = Layout {
         size_bytes,
         metadata_bytes: metadata_json.len() as u64,

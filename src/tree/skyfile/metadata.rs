@@ -58,14 +58,9 @@ impl Metadata {
     pub fn decode(json: &[u8]) -> Result<Metadata, SkyfileError> {
         let size_bytes = json.len() as u64;
         if size_bytes > METADATA_BYTES_MAX {
-            return Err(SkyfileError::TooLarge {
-                what: "bytes of metadata",
-                have: size_bytes,
-                limit: METADATA_BYTES_MAX,
-            });
+            return Err(SkyfileError::TooLarge { what: "bytes of metadata", have: size_bytes, limit: METADATA_BYTES_MAX });
         }
-        let metadata: Option<Metadata> =
-            serde_json::from_slice(json).map_err(|error| SkyfileError::Metadata(error.to_string()))?;
+        let metadata: Option<Metadata> = serde_json::from_slice(json).map_err(|error| SkyfileError::Metadata(error.to_string()))?;
         Ok(metadata.unwrap_or_default())
     }
 
@@ -100,8 +95,7 @@ impl Metadata {
         if !self.error_pages.is_empty() {
             out.key("errorpages");
             // Go sorts a map by the text of its keys, which for integers is not their numeric order.
-            let by_text: BTreeMap<String, &String> =
-                self.error_pages.iter().map(|(code, path)| (code.to_string(), path)).collect();
+            let by_text: BTreeMap<String, &String> = self.error_pages.iter().map(|(code, path)| (code.to_string(), path)).collect();
             let mut map = ObjectWriter::begin(std::mem::take(&mut out.bytes));
             for (code, path) in by_text {
                 map.text(&code, path);

@@ -1,4 +1,4 @@
-//! Skyfiles: Skynet's file format, byte for byte (docs of the format: `layout`, `metadata`, `base_sector`).
+//! Skyfiles: Skynet's file format, byte for byte. The bytes are described where they are written: `layout`, `metadata`, `base_sector`.
 //!
 //! A skyfile begins with its *base sector*: layout (99 bytes), *fanout* (piece roots of a large file), metadata JSON, and
 //! for a small file the content itself. The root of the base sector is the skyfile's address, so every byte here is
@@ -25,8 +25,8 @@ mod validate;
 mod tests;
 
 pub use base_sector::{
-    BuiltSkyfile, FANOUT_ROOTS_MAX, NeedSectors, Parsed, SkySlab, SkyfileHead, build_large, build_small, fits_small,
-    parse, slab_bytes, slab_count,
+    BuiltSkyfile, FANOUT_ROOTS_MAX, NeedSectors, Parsed, SkySlab, SkyfileHead, build_large, build_small, fits_small, parse,
+    slab_bytes, slab_count,
 };
 pub use layout::{Cipher, LAYOUT_BYTES, Layout};
 pub use metadata::{LIST_ITEMS_MAX, METADATA_BYTES_MAX, Metadata, SUBFILES_MAX, Subfile};

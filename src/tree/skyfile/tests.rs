@@ -47,12 +47,12 @@ fn root(hex_text: &str) -> Root {
 fn skylink(used_bytes: u32, root: &Root) -> String {
     let (mode, step) = (0..8u32)
         .map(|mode| (mode, 4096u32 << mode.saturating_sub(1)))
-        .find(|(mode, _)| used_bytes <= 32 * 1024 << mode)
+        .find(|(mode, _)| used_bytes <= (32 * 1024) << mode)
         .unwrap();
     let floor = if mode == 0 { 0 } else { 8 * step };
     let size = (used_bytes.max(1) - floor).div_ceil(step) - 1;
     let ones = (1 << mode) - 1;
-    let bitfield = ((size << (mode + 1) | ones) << 2) as u16;
+    let bitfield = (((size << (mode + 1)) | ones) << 2) as u16;
     let bytes = [&bitfield.to_le_bytes()[..], &root.0].concat();
     data_encoding::BASE64URL_NOPAD.encode(&bytes)
 }
@@ -108,8 +108,7 @@ fn large_vectors() {
     for case in list(&file, "large") {
         let json = text(case, "metadata_json");
         let size_bytes = number(case, "filesize");
-        let roots: Vec<Root> =
-            list(case, "piece_roots_in_fanout_order").iter().map(|hex| root(hex.as_str().unwrap())).collect();
+        let roots: Vec<Root> = list(case, "piece_roots_in_fanout_order").iter().map(|hex| root(hex.as_str().unwrap())).collect();
         assert!(!fits_small(json.as_bytes(), size_bytes));
         let built = build_large(json.as_bytes(), size_bytes, 10, 20, &roots).unwrap();
         assert_eq!(hex::encode(&built.base[..LAYOUT_BYTES]), text(case, "layout_hex"));
@@ -156,7 +155,7 @@ fn recursive_vectors() {
         assert_eq!(skylink(built.used_bytes, &sector), text(case, "skylink"));
 
         // The fanout of the second vector is not a whole number of slabs: it shows the cutting, but is no skyfile.
-        if fanout.len() % (30 * 32) != 0 {
+        if !fanout.len().is_multiple_of(30 * 32) {
             assert!(matches!(parse(&built.base), Err(SkyfileError::Malformed(_))));
             continue;
         }
@@ -202,8 +201,7 @@ fn golden_uploads_of_the_real_network() {
 fn upload_metadata_as_clients_expect() {
     let Some(file) = vectors("upload_metadata_from_tests.json") else { return };
     let expect = &file["uploadFile_HelloWorld_testing_textplain"];
-    let upload =
-        UploadFile { path: "HelloWorld".into(), len_bytes: 7, content_type: Some("text/plain".into()) };
+    let upload = UploadFile { path: "HelloWorld".into(), len_bytes: 7, content_type: Some("text/plain".into()) };
     let json = upload_metadata("HelloWorld", &[upload]).unwrap().encode();
     assert_eq!(serde_json::from_slice::<Value>(&json).unwrap(), *expect);
 }
@@ -211,11 +209,8 @@ fn upload_metadata_as_clients_expect() {
 #[test]
 fn upload_of_a_directory() {
     let files = [("a b.txt", 3, Some("text/plain")), ("css/x.css", 0, Some("text/css")), ("index.html", 5, None)];
-    let files = files.map(|(path, len_bytes, kind)| UploadFile {
-        path: path.into(),
-        len_bytes,
-        content_type: kind.map(str::to_owned),
-    });
+    let files =
+        files.map(|(path, len_bytes, kind)| UploadFile { path: path.into(), len_bytes, content_type: kind.map(str::to_owned) });
     let json = upload_metadata("site", &files).unwrap().encode();
     assert_eq!(
         String::from_utf8(json).unwrap(),
@@ -319,9 +314,22 @@ fn metadata_is_read_as_go_reads_it() {
     assert!(lone.starts_with('a') && lone.ends_with('b') && lone.contains('\u{fffd}'));
 
     for bad in [
-        "", "[]", "\"x\"", "{", "{}x", r#"{"filename":1}"#, r#"{"length":-1}"#, r#"{"length":1.5}"#,
-        r#"{"length":"1"}"#, r#"{"length":18446744073709551616}"#, r#"{"mode":4294967296}"#, r#"{"subfiles":[]}"#,
-        r#"{"tryfiles":"x"}"#, r#"{"errorpages":{"x":"/y"}}"#, r#"{"disabledefaultpath":1}"#, r#"{"filename":["x"]}"#,
+        "",
+        "[]",
+        "\"x\"",
+        "{",
+        "{}x",
+        r#"{"filename":1}"#,
+        r#"{"length":-1}"#,
+        r#"{"length":1.5}"#,
+        r#"{"length":"1"}"#,
+        r#"{"length":18446744073709551616}"#,
+        r#"{"mode":4294967296}"#,
+        r#"{"subfiles":[]}"#,
+        r#"{"tryfiles":"x"}"#,
+        r#"{"errorpages":{"x":"/y"}}"#,
+        r#"{"disabledefaultpath":1}"#,
+        r#"{"filename":["x"]}"#,
     ] {
         assert!(matches!(Metadata::decode(bad.as_bytes()), Err(SkyfileError::Metadata(_))), "{bad}");
     }
@@ -435,9 +443,8 @@ fn one_data_piece_names_one_root_a_slab() {
 
 #[test]
 fn much_metadata_makes_a_file_large_even_without_content() {
-    let files: Vec<UploadFile> = (0..60_000)
-        .map(|index| UploadFile { path: format!("d/{index:030}"), len_bytes: 0, content_type: None })
-        .collect();
+    let files: Vec<UploadFile> =
+        (0..60_000).map(|index| UploadFile { path: format!("d/{index:030}"), len_bytes: 0, content_type: None }).collect();
     let metadata = upload_metadata("d", &files).unwrap();
     let json = metadata.encode();
     assert!(json.len() > SECTOR_BYTES && !fits_small(&json, 0));
@@ -470,15 +477,9 @@ fn errorpages_sort_as_text() {
 
 fn any_metadata() -> impl Strategy<Value = Metadata> {
     let name = "[ -~\u{a0}-\u{2100}<>&\"\\\\\n]{0,12}";
-    let subfile = (any::<u32>(), name, any::<u64>(), any::<u64>()).prop_map(
-        |(mode, content_type, offset_bytes, len_bytes)| Subfile {
-            mode,
-            filename: String::new(),
-            content_type,
-            offset_bytes,
-            len_bytes,
-        },
-    );
+    let subfile = (any::<u32>(), name, any::<u64>(), any::<u64>()).prop_map(|(mode, content_type, offset_bytes, len_bytes)| {
+        Subfile { mode, filename: String::new(), content_type, offset_bytes, len_bytes }
+    });
     (
         (name, any::<u64>(), any::<u32>(), proptest::collection::btree_map(name, subfile, 0..6)),
         (name, any::<bool>(), proptest::collection::vec(name, 0..3)),

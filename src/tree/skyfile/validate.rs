@@ -36,7 +36,9 @@ pub enum MetadataError {
     TryFileMissing,
     #[error("[metadata contains invalid tryfiles configuration; only one absolute path tryfile is permitted]")]
     TryFilesAbsolute,
-    #[error("[metadata contains invalid errorpages configuration; overriding status codes under 400 and above 599 is not supported]")]
+    #[error(
+        "[metadata contains invalid errorpages configuration; overriding status codes under 400 and above 599 is not supported]"
+    )]
     ErrorPageCode,
     #[error("[metadata contains invalid errorpages configuration; all errorpages need to have absolute paths]")]
     ErrorPageRelative,
@@ -65,8 +67,7 @@ pub enum PathFault {
 
 /// Judges metadata as Skynet's daemon did on upload; the first fault is reported.
 pub fn validate(metadata: &Metadata) -> Result<(), MetadataError> {
-    check_path(&metadata.filename)
-        .map_err(|fault| MetadataError::Filename { name: metadata.filename.clone(), fault })?;
+    check_path(&metadata.filename).map_err(|fault| MetadataError::Filename { name: metadata.filename.clone(), fault })?;
     check_subfiles(metadata)?;
     check_default_path(metadata)?;
     check_try_files(metadata)?;

@@ -1,0 +1,270 @@
+//! The wiring: configuration in, a running node out.
+//!
+//! Start: keys, hosts and their markers, the host table, records, store, listeners. Stop: listeners drain, background
+//! work ends, the catalog is closed, hosts let go. This room decides nothing about content; it may use every room but
+//! `cli`, and no room uses it.
+//!
+//! What is durable, and where its truth lives:
+//!
+//! | thing | truth | losing this node costs |
+//! |---|---|---|
+//! | content, pins, host table | hosts | nothing |
+//! | portal key (`keys/portal`) | here, and the recovery phrase | everything signed, if the phrase is lost as well |
+//! | API key (`keys/api`) | here | a new one is made |
+//! | known hosts (`state/hosts.json`) | the markers on the hosts | nothing; it tells an unmounted host from a new one |
+//! | catalog, pack indexes | hosts | the time of a rebuild |
+//! | uploads under way | nowhere | they are sent again |
+
+mod hosts;
+mod operations;
+mod sample;
+
+use std::future::Future;
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::access::{Access, AccessError, KeyFile};
+use crate::config::{Checked, Hosts, SharedHosts};
+use crate::http::{AnswerCache, HttpOptions, Listeners, Services};
+use crate::ingest::Ingest;
+use crate::measure::Measures;
+use crate::records::{KeyError, Origin, PortalKey, RecordError, Records, RecordsOptions};
+use crate::renter::{Renter, RenterError, RenterOptions};
+use crate::store::{CatalogError, Store, StoreError, StoreOptions};
+
+/// Why a node does not start. Each says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    #[error("cannot {doing}: {source}")]
+    Io { doing: String, source: std::io::Error },
+    #[error("cannot listen on {address}: {source}. Is another skygate running? Choose another address with --listen or --admin")]
+    Listen { address: SocketAddr, source: std::io::Error },
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    #[error(transparent)]
+    Access(#[from] AccessError),
+    #[error("{0}")]
+    Hosts(String),
+    #[error("the host table cannot be read or written: {0}")]
+    Table(#[from] RecordError),
+    #[error(transparent)]
+    Renter(#[from] RenterError),
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Places in the data directory.
+#[derive(Clone, Debug)]
+pub struct Places {
+    data: PathBuf,
+}
+
+impl Places {
+    pub fn of(data: &Path) -> Places {
+        Places { data: data.to_owned() }
+    }
+
+    pub fn portal_key(&self) -> PathBuf {
+        self.data.join("keys/portal")
+    }
+
+    pub fn api_key(&self) -> PathBuf {
+        self.data.join("keys/api")
+    }
+
+    fn state(&self) -> PathBuf {
+        self.data.join("state")
+    }
+
+    fn catalog(&self) -> PathBuf {
+        self.data.join("catalog")
+    }
+
+    fn embedded_host(&self, number: usize) -> PathBuf {
+        self.data.join("hosts").join(number.to_string())
+    }
+}
+
+/// Runs a node until `shutdown` resolves and the requests under way have ended, or their grace time has.
+pub async fn run(config: Checked, shutdown: impl Future<Output = ()>) -> Result<(), NodeError> {
+    let places = Places::of(&config.data);
+    make_folders(&places)?;
+    let public = bind(config.listen.public).await?;
+    let admin = bind(config.listen.admin).await?;
+    let tasks = TaskTracker::new();
+    let stop = CancellationToken::new();
+    let opened = open(&config, &places, &tasks, &stop).await?;
+    let Opened { services, store, records, hosts, sample, .. } = opened;
+
+    let addresses = (local(&public), local(&admin));
+    greet(&config, addresses, sample.as_deref(), &services.access);
+    let draining = CancellationToken::new();
+    let serving = crate::http::run(Listeners { public, admin }, services, draining.clone());
+    let signal = async {
+        shutdown.await;
+        tracing::info!(grace_seconds = config.limits.grace.as_secs(), "stopping: requests under way may end");
+        draining.cancel();
+        tokio::time::sleep(config.limits.grace).await;
+    };
+    tokio::select! {
+        () = serving => {}
+        () = signal => tracing::warn!("the grace time is over: requests still under way are cut"),
+    }
+    stop.cancel();
+    tasks.close();
+    close(tasks, &store, &records, hosts).await
+}
+
+/// Everything of a node but its sockets.
+struct Opened {
+    services: Arc<Services>,
+    store: Store,
+    records: Records,
+    hosts: hosts::OpenHosts,
+    /// Path of the sample site, if it was added to this data directory.
+    sample: Option<String>,
+}
+
+async fn open(config: &Checked, places: &Places, tasks: &TaskTracker, stop: &CancellationToken) -> Result<Opened, NodeError> {
+    // Told apart from later starts by this file, so that a start that was cut goes on as the first one.
+    let first_start = hosts::FirstStart::begin(&places.state(), !places.portal_key().exists())?;
+    let (key, origin) = PortalKey::load_or_create(&places.portal_key())?;
+    if origin == Origin::Created {
+        print_phrase(&key);
+    }
+    let (access, key_file) = Access::load_or_create(&places.api_key())?;
+    if key_file == KeyFile::Created {
+        tracing::info!(path = %places.api_key().display(), "made the API key that the command line reads");
+    }
+    let hosts = hosts::open(config, places, key.id(), first_start.is_first(), (tasks, stop)).await?;
+    let table = hosts::table(&hosts, &key, config, &places.state(), first_start.is_first()).await?;
+    let renter = Renter::new(hosts.hosts.clone(), table, renter_options(config))?;
+    let measures = Arc::new(Measures::default());
+    let records = Records::new(Arc::new(renter.clone()), key, RecordsOptions::default());
+    let store_options = StoreOptions {
+        folder: places.catalog(),
+        memory_bytes: config.store.memory_bytes,
+        metadata_bytes: config.store.metadata_bytes,
+    };
+    let store = Store::open(renter.clone(), records.clone(), measures.clone(), &store_options)?;
+    store.start_upkeep(tasks, stop.clone());
+    let ingest = Ingest::new(store.clone());
+    let sample = match matches!(config.hosts, Hosts::Embedded) {
+        true => sample::add_once(&ingest, &places.state(), first_start.is_first()).await,
+        false => None,
+    };
+    first_start.end()?;
+    let options = HttpOptions {
+        admin_hosts: vec![config.listen.admin.to_string(), config.listen.admin.ip().to_string()],
+        sample_site: sample.clone(),
+        public_connections_max: config.limits.connections,
+        ..HttpOptions::default()
+    };
+    let operations = operations::NodeOperations { store: store.clone(), ingest, renter, records: records.clone() };
+    let services = Services {
+        content: Arc::new(store.clone()),
+        operations: Arc::new(operations),
+        access: Arc::new(access),
+        measures,
+        answers: AnswerCache::new(options.answers_bytes),
+        options,
+    };
+    Ok(Opened { services: Arc::new(services), store, records, hosts, sample })
+}
+
+fn renter_options(config: &Checked) -> RenterOptions {
+    RenterOptions {
+        k: config.redundancy.data_pieces,
+        m: config.redundancy.parity_pieces,
+        base_copies: config.redundancy.base_copies,
+        allow_shared_hosts: config.redundancy.shared_hosts == SharedHosts::Allowed,
+        slab_memory_bytes: config.limits.slab_memory_bytes,
+        // The renter's trees are one part of the index bytes; the store has the other.
+        metadata_bytes: config.store.metadata_bytes / 4,
+    }
+}
+
+/// How long a stop waits for hosts that do not answer: the catalog is closed before, so nothing is lost by leaving.
+const LET_GO_MAX: std::time::Duration = std::time::Duration::from_secs(5);
+
+async fn close(tasks: TaskTracker, store: &Store, records: &Records, hosts: hosts::OpenHosts) -> Result<(), NodeError> {
+    if tokio::time::timeout(LET_GO_MAX, tasks.wait()).await.is_err() {
+        tracing::warn!("background work did not end in time");
+    }
+    let _ = tokio::time::timeout(LET_GO_MAX, records.settle()).await;
+    store.close()?;
+    if tokio::time::timeout(LET_GO_MAX, hosts.close()).await.is_err() {
+        tracing::warn!("some hosts did not let go in time");
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn make_folders(places: &Places) -> Result<(), NodeError> {
+    use std::os::unix::fs::DirBuilderExt;
+    for folder in [places.data.clone(), places.data.join("keys"), places.state(), places.catalog()] {
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&folder)
+            .map_err(|source| NodeError::Io { doing: format!("make the folder {}", folder.display()), source })?;
+    }
+    Ok(())
+}
+
+async fn bind(address: SocketAddr) -> Result<TcpListener, NodeError> {
+    TcpListener::bind(address).await.map_err(|source| NodeError::Listen { address, source })
+}
+
+fn local(listener: &TcpListener) -> SocketAddr {
+    listener.local_addr().expect("a bound socket has an address")
+}
+
+/// Printed once, and never again: it is the portal.
+fn print_phrase(key: &PortalKey) {
+    println!("A new portal: {}", key.id());
+    println!("Its recovery phrase, printed only now. Write it down; with it and the host list any machine can be this portal:");
+    println!();
+    for line in key.phrase().split(' ').collect::<Vec<_>>().chunks(8) {
+        println!("    {}", line.join(" "));
+    }
+    println!();
+}
+
+fn greet(config: &Checked, (public, admin): (SocketAddr, SocketAddr), sample: Option<&str>, access: &Access) {
+    if matches!(config.hosts, Hosts::Embedded) {
+        println!("Nine host folders in {}: good for trying, but on one disk they", config.data.join("hosts").display());
+        println!("protect against nothing but bugs. Real hosts: [[hosts]] in a configuration file.");
+    }
+    println!("listening on http://{public} (public)");
+    println!("listening on http://{admin} (admin)");
+    if let Some(sample) = sample {
+        println!("Open the sample site:  http://{public}{sample}");
+    }
+    println!("Dashboard, once:       http://{admin}/?login={}", access.new_login_token());
+    println!("Add your own site:     skygate add ./site --data {} --api http://{admin}", config.data.display());
+    // A pipe that nobody reads is no reason to stop serving.
+    let _ = std::io::stdout().flush();
+}
+
+/// The recovery phrase of the portal in a data directory.
+pub fn export_key(data: &Path) -> Result<String, NodeError> {
+    Ok(PortalKey::load(&Places::of(data).portal_key())?.phrase())
+}
+
+/// Makes a data directory that has no portal key yet into one of the portal with this phrase.
+pub fn import_key(data: &Path, phrase: &str) -> Result<String, NodeError> {
+    let key = PortalKey::from_phrase(phrase)?;
+    let places = Places::of(data);
+    make_folders(&places)?;
+    key.store(&places.portal_key())?;
+    Ok(key.id().to_string())
+}

@@ -1,0 +1,58 @@
+//! What this room needs of the storage hosts. The renter has it; tests bring a simulated set.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+/// How many hosts a record may miss.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quorum {
+    /// Hosts of a record that may fail; a record is placed on N = 2e + 1 hosts.
+    pub e: usize,
+}
+
+/// Why a call to one host gave nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HostCallError {
+    /// The host answered: no such object.
+    #[error("not found")]
+    NotFound,
+    /// The object is larger than what was allowed.
+    #[error("larger than allowed")]
+    TooLarge,
+    /// Down, read-only, full, too slow; trying another host may help.
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+/// Named objects on hosts. Hosts are indexes; every call is for one host and is cancelled by dropping it.
+#[async_trait]
+pub trait RecordHosts: Send + Sync + 'static {
+    /// The N hosts of a group in placement order. The same host may stand there twice if there are fewer than N.
+    fn hosts_of(&self, group_id: &[u8; 32]) -> Vec<usize>;
+
+    fn all_hosts(&self) -> Vec<usize>;
+
+    fn quorum(&self) -> Quorum;
+
+    /// Ok once the object is durable on the host. An object that exists is replaced as a whole.
+    async fn put(&self, host: usize, path: &str, bytes: Bytes) -> Result<(), HostCallError>;
+
+    /// The whole object.
+    async fn get(&self, host: usize, path: &str, bytes_max: usize) -> Result<Bytes, HostCallError>;
+
+    /// The first `paths_max` paths that start with `prefix` (which ends with a slash) and, if given, are greater than
+    /// `after`, in the order of their bytes. Fewer paths than `paths_max` mean that there are no more.
+    async fn list(
+        &self,
+        host: usize,
+        prefix: &str,
+        after: Option<&str>,
+        paths_max: usize,
+    ) -> Result<Vec<String>, HostCallError>;
+
+    /// Ok if there is no such object afterwards.
+    async fn delete(&self, host: usize, path: &str) -> Result<(), HostCallError>;
+
+    /// The host gave bytes that do not verify.
+    fn charge_wrong(&self, host: usize);
+}

@@ -1,0 +1,117 @@
+//! Records on the renter's hosts.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::renter::Renter;
+use crate::renter::host::{Deadline, Host, HostError, ReadRange};
+use crate::renter::place::place;
+
+use super::{HostCallError, Quorum, RecordHosts};
+
+#[async_trait]
+impl RecordHosts for Renter {
+    fn hosts_of(&self, group_id: &[u8; 32]) -> Vec<usize> {
+        place(self.table(), group_id, 2 * self.e() + 1)
+    }
+
+    fn all_hosts(&self) -> Vec<usize> {
+        (0..self.table().hosts.len()).collect()
+    }
+
+    fn quorum(&self) -> Quorum {
+        Quorum { e: self.e() }
+    }
+
+    async fn put(&self, host: usize, path: &str, bytes: Bytes) -> Result<(), HostCallError> {
+        put(of(self, host)?, path, bytes).await
+    }
+
+    async fn get(&self, host: usize, path: &str, bytes_max: usize) -> Result<Bytes, HostCallError> {
+        get(of(self, host)?, path, bytes_max).await
+    }
+
+    async fn list(&self, host: usize, prefix: &str, after: Option<&str>, paths_max: usize) -> Result<Vec<String>, HostCallError> {
+        list(of(self, host)?, prefix, after, paths_max).await
+    }
+
+    async fn delete(&self, host: usize, path: &str) -> Result<(), HostCallError> {
+        delete(of(self, host)?, path).await
+    }
+
+    fn charge_wrong(&self, host: usize) {
+        if let Ok(host) = of(self, host) {
+            host.charge_wrong();
+        }
+    }
+}
+
+/// Plain hosts without a table: enough for the one record that comes before it, the table itself.
+pub struct BareHosts(pub Vec<Host>);
+
+#[async_trait]
+impl RecordHosts for BareHosts {
+    fn hosts_of(&self, _group_id: &[u8; 32]) -> Vec<usize> {
+        self.all_hosts()
+    }
+
+    fn all_hosts(&self) -> Vec<usize> {
+        (0..self.0.len()).collect()
+    }
+
+    fn quorum(&self) -> Quorum {
+        Quorum { e: self.0.len().saturating_sub(1) / 2 }
+    }
+
+    async fn put(&self, host: usize, path: &str, bytes: Bytes) -> Result<(), HostCallError> {
+        put(&self.0[host], path, bytes).await
+    }
+
+    async fn get(&self, host: usize, path: &str, bytes_max: usize) -> Result<Bytes, HostCallError> {
+        get(&self.0[host], path, bytes_max).await
+    }
+
+    async fn list(&self, host: usize, prefix: &str, after: Option<&str>, paths_max: usize) -> Result<Vec<String>, HostCallError> {
+        list(&self.0[host], prefix, after, paths_max).await
+    }
+
+    async fn delete(&self, host: usize, path: &str) -> Result<(), HostCallError> {
+        delete(&self.0[host], path).await
+    }
+
+    fn charge_wrong(&self, host: usize) {
+        self.0[host].charge_wrong();
+    }
+}
+
+fn of(renter: &Renter, row: usize) -> Result<&Host, HostCallError> {
+    renter.host_of_row(row).ok_or_else(|| HostCallError::Unavailable("the host is in the table but not configured here".to_owned()))
+}
+
+async fn put(host: &Host, path: &str, bytes: Bytes) -> Result<(), HostCallError> {
+    host.put(path, bytes, Deadline::Record).await.map_err(call_error)
+}
+
+async fn get(host: &Host, path: &str, bytes_max: usize) -> Result<Bytes, HostCallError> {
+    host.get(path, ReadRange::Whole { max: bytes_max as u64 }).await.map_err(call_error)
+}
+
+async fn list(host: &Host, prefix: &str, after: Option<&str>, paths_max: usize) -> Result<Vec<String>, HostCallError> {
+    let found = host.list(prefix, after, paths_max).await.map_err(call_error)?;
+    Ok(found.into_iter().map(|(path, _)| path).collect())
+}
+
+async fn delete(host: &Host, path: &str) -> Result<(), HostCallError> {
+    match host.delete(path).await {
+        Err(HostError::NotFound) => Ok(()),
+        done => done.map_err(call_error),
+    }
+}
+
+fn call_error(error: HostError) -> HostCallError {
+    match error {
+        HostError::NotFound => HostCallError::NotFound,
+        HostError::TooLarge => HostCallError::TooLarge,
+        other => HostCallError::Unavailable(other.to_string()),
+    }
+}

@@ -1,0 +1,324 @@
+//! One piece from one host: ask, check, cut.
+//!
+//! Only checked bytes leave this file. The first touch of a sector also needs its hash tree; header, nodes and data are
+//! then asked for side by side at guessed offsets, and once more if the guess was wrong.
+
+use std::{ops::Range, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::{
+    DamageKind, Shared, Spot, compute,
+    forecast::Forecast,
+    host::{Host, HostError, ReadRange},
+    nodes::{CheckedTree, Prefix},
+    sector_path,
+};
+use crate::sector::{GRAIN_BYTES, SECTOR_BYTES, data_offset};
+
+/// Sector objects up to this size are read whole at the first touch: a second request costs more than these bytes.
+const WHOLE_OBJECT_MAX_BYTES: u64 = 128 << 10;
+/// First touch of a sector whose length is not known: header and nodes of a full sector, and about as much data, so
+/// that small sectors come whole.
+const UNKNOWN_PREFIX_BYTES: u64 = 64 << 10;
+/// Hashing up to this many bytes (about 64 us) is done in the task itself.
+const HASH_INLINE_MAX_BYTES: usize = 64 << 10;
+/// Pause before a host is asked for the same piece again, times the number of tries so far.
+const RETRY_PAUSE: Duration = Duration::from_millis(50);
+
+/// What is wanted of one spot.
+#[derive(Clone)]
+pub(super) struct Wanted {
+    /// Bytes of the sector's data, in the sector.
+    pub(super) range: Range<u32>,
+    /// Data length that the object probably has; only offsets are guessed with it.
+    pub(super) length_guess: Option<u32>,
+    /// Tries before this one.
+    pub(super) tries: u32,
+    /// Serial rounds of the piece in whose stead this one is asked.
+    pub(super) rounds_before: u32,
+}
+
+/// What became of it.
+pub(super) struct Fetched {
+    pub(super) spot: Spot,
+    pub(super) wanted: Wanted,
+    /// Checked bytes from the start of the range; what is missing at its end is zeros.
+    pub(super) result: Result<Bytes, Fault>,
+    pub(super) cost: Cost,
+}
+
+/// What it cost, for the trace.
+#[derive(Default)]
+pub(super) struct Cost {
+    pub(super) requests: u32,
+    pub(super) bytes: u64,
+    /// Requests that had to wait for one another, those of the pieces before it in the race included.
+    pub(super) rounds: u32,
+    /// Tree nodes were among the bytes.
+    pub(super) index: bool,
+}
+
+/// Why a piece did not come. Corrupt is not missing, and late is neither.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// The host answered that it has no such object.
+    Missing,
+    /// The host cannot answer now, and knows it.
+    Unavailable,
+    TimedOut,
+    /// Asking again may help.
+    Transient,
+    /// Bytes came, but not those of this root.
+    Wrong(String),
+}
+
+impl From<HostError> for Fault {
+    fn from(error: HostError) -> Fault {
+        match error {
+            HostError::NotFound => Fault::Missing,
+            HostError::Down(_) | HostError::ReadOnly | HostError::Full => Fault::Unavailable,
+            HostError::TimedOut => Fault::TimedOut,
+            HostError::TooLarge => Fault::Wrong("the host answered more than was asked".to_owned()),
+            HostError::Transient(_) => Fault::Transient,
+        }
+    }
+}
+
+/// Gets and checks a piece. A wrong one is charged to its host here, whether or not anybody still waits for it.
+pub(super) async fn fetch(shared: Arc<Shared>, spot: Spot, wanted: Wanted) -> Fetched {
+    let mut cost = Cost { rounds: wanted.rounds_before, ..Cost::default() };
+    let result = match &spot.host {
+        Some(host) => {
+            if wanted.tries > 0 {
+                tokio::time::sleep(RETRY_PAUSE * wanted.tries).await;
+            }
+            let line = Line { host, forecast: &shared.forecasts[spot.row], path: sector_path(&spot.root) };
+            fetch_checked(&shared, &spot, &wanted, &line, &mut cost).await
+        }
+        None => Err(Fault::Unavailable),
+    };
+    if let (Err(Fault::Wrong(reason)), Some(host)) = (&result, &spot.host) {
+        host.charge_wrong();
+        shared.forecasts[spot.row].failed();
+        shared.report_damage(&spot, DamageKind::Wrong, reason);
+    }
+    Fetched { spot, wanted, result, cost }
+}
+
+async fn fetch_checked(shared: &Shared, spot: &Spot, wanted: &Wanted, line: &Line<'_>, cost: &mut Cost) -> Result<Bytes, Fault> {
+    let mut held = Vec::new();
+    let tree = match shared.trees.get(&spot.root) {
+        Some(tree) => tree,
+        None => {
+            let tree = touch_first(spot, wanted, line, &mut held, cost).await?;
+            shared.trees.keep(spot.root, tree.clone());
+            tree
+        }
+    };
+    let grains = tree.grains_of(&wanted.range);
+    if grains.is_empty() {
+        return Ok(Bytes::new());
+    }
+    let in_object = tree.in_object(&grains);
+    let bytes = match held.iter().find_map(|held| held.cut(&in_object)) {
+        Some(bytes) => bytes,
+        None => {
+            cost.rounds += 1;
+            line.ask(ReadRange::Range(in_object.clone()), in_object.end - in_object.start, cost).await?
+        }
+    };
+    let check = || tree.check(&grains, &bytes).map_err(Fault::Wrong);
+    if bytes.len() > HASH_INLINE_MAX_BYTES {
+        compute(check)?
+    } else {
+        check()?
+    }
+    let at = |byte: u32| (byte.saturating_sub(grains.start) as usize).min(bytes.len());
+    Ok(bytes.slice(at(wanted.range.start)..at(wanted.range.end)))
+}
+
+/// Gets and checks the hash tree; data that came along is in `held`.
+async fn touch_first(
+    spot: &Spot,
+    wanted: &Wanted,
+    line: &Line<'_>,
+    held: &mut Vec<Held>,
+    cost: &mut Cost,
+) -> Result<Arc<CheckedTree>, Fault> {
+    let plan = first_touch_plan(wanted);
+    cost.rounds += 1;
+    cost.index = true;
+    let prefix = match &plan.apart {
+        None => line.ask(ReadRange::Prefix(plan.prefix_bytes), plan.prefix_bytes, cost).await?,
+        Some(apart) => {
+            let mut apart_cost = Cost::default();
+            let (prefix, data) = tokio::join!(
+                line.ask(ReadRange::Prefix(plan.prefix_bytes), plan.prefix_bytes, cost),
+                line.ask(ReadRange::Range(apart.clone()), apart.end - apart.start, &mut apart_cost),
+            );
+            cost.requests += apart_cost.requests;
+            cost.bytes += apart_cost.bytes;
+            // If the guess was wrong this range may lie beyond the object: not an error. It is asked for anew below.
+            held.extend(data.ok().map(|bytes| Held { asked: apart.clone(), bytes }));
+            prefix?
+        }
+    };
+    held.push(Held { asked: 0..plan.prefix_bytes, bytes: prefix.clone() });
+    let need_bytes = match parse(spot, &prefix) {
+        Prefix::Tree(tree) => return Ok(tree),
+        Prefix::TooShort(need_bytes) if prefix.len() as u64 >= plan.prefix_bytes => need_bytes,
+        Prefix::TooShort(_) => return Err(Fault::Wrong("the object ends within its nodes".to_owned())),
+        Prefix::Wrong(reason) => return Err(Fault::Wrong(reason)),
+    };
+    cost.rounds += 1;
+    let prefix = line.ask(ReadRange::Prefix(need_bytes), need_bytes, cost).await?;
+    match parse(spot, &prefix) {
+        Prefix::Tree(tree) => Ok(tree),
+        Prefix::TooShort(_) => Err(Fault::Wrong("the object ends within its nodes".to_owned())),
+        Prefix::Wrong(reason) => Err(Fault::Wrong(reason)),
+    }
+}
+
+/// Folding the nodes hashes twice their bytes.
+fn parse(spot: &Spot, prefix: &Bytes) -> Prefix {
+    let work = || CheckedTree::parse(&spot.root, prefix);
+    if 2 * prefix.len() > HASH_INLINE_MAX_BYTES { compute(work) } else { work() }
+}
+
+/// What to ask for before anything is known.
+#[derive(Debug, PartialEq, Eq)]
+struct FirstTouch {
+    /// From the start of the object: header, nodes, and maybe data.
+    prefix_bytes: u64,
+    /// Asked side by side with the prefix.
+    apart: Option<Range<u64>>,
+}
+
+fn first_touch_plan(wanted: &Wanted) -> FirstTouch {
+    let whole_grains = |bytes: u32| bytes.next_multiple_of(GRAIN_BYTES as u32);
+    let length = whole_grains(wanted.length_guess.unwrap_or(SECTOR_BYTES as u32));
+    let offset = data_offset(length) as u64;
+    let start = wanted.range.start / GRAIN_BYTES as u32 * GRAIN_BYTES as u32;
+    let end = whole_grains(wanted.range.end).min(length);
+    if wanted.length_guess.is_some() && offset + u64::from(length) <= WHOLE_OBJECT_MAX_BYTES {
+        return FirstTouch { prefix_bytes: offset + u64::from(length), apart: None };
+    }
+    let up_to_end = offset + u64::from(end);
+    // One request while the bytes before the range are few, or fewer than the range has itself.
+    let one = up_to_end <= WHOLE_OBJECT_MAX_BYTES || start <= end.saturating_sub(start);
+    match (one, wanted.length_guess) {
+        (true, None) => FirstTouch { prefix_bytes: up_to_end.max(UNKNOWN_PREFIX_BYTES), apart: None },
+        (true, Some(_)) => FirstTouch { prefix_bytes: up_to_end, apart: None },
+        (false, _) => FirstTouch {
+            prefix_bytes: offset,
+            apart: Some(offset + u64::from(start)..up_to_end.max(offset + u64::from(start) + 1)),
+        },
+    }
+}
+
+/// Bytes of an object at hand.
+struct Held {
+    asked: Range<u64>,
+    bytes: Bytes,
+}
+
+impl Held {
+    /// The part of them that lies in `range`, if they reach its end, or the object ended first.
+    fn cut(&self, range: &Range<u64>) -> Option<Bytes> {
+        let end = self.asked.start + self.bytes.len() as u64;
+        let object_ended = end < self.asked.end;
+        let covers = self.asked.start <= range.start && range.start < end && (range.end <= end || object_ended);
+        let at = |byte: u64| (byte.min(end) - self.asked.start) as usize;
+        covers.then(|| self.bytes.slice(at(range.start)..at(range.end)))
+    }
+}
+
+/// One object on one host, with what is learnt from asking for it.
+struct Line<'a> {
+    host: &'a Host,
+    forecast: &'a Forecast,
+    path: String,
+}
+
+impl Line<'_> {
+    async fn ask(&self, range: ReadRange, asked_bytes: u64, cost: &mut Cost) -> Result<Bytes, Fault> {
+        cost.requests += 1;
+        let _in_flight = self.forecast.start();
+        let clock = Clock { forecast: self.forecast, asked_bytes, began: Instant::now() };
+        let answer = self.host.get(&self.path, range).await;
+        clock.stop(answer.as_ref().err());
+        let bytes = answer?;
+        cost.bytes += bytes.len() as u64;
+        Ok(bytes)
+    }
+}
+
+/// Tells the forecast how long a request took, also when it is dropped.
+struct Clock<'a> {
+    forecast: &'a Forecast,
+    asked_bytes: u64,
+    began: Instant,
+}
+
+impl Clock<'_> {
+    fn stop(self, error: Option<&HostError>) {
+        match error {
+            None => self.forecast.took(self.asked_bytes, self.began.elapsed()),
+            // A clean answer, but quicker than bytes would come.
+            Some(HostError::NotFound) => (),
+            Some(_) => self.forecast.failed(),
+        }
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Clock<'_> {
+    fn drop(&mut self) {
+        self.forecast.took_at_least(self.asked_bytes, self.began.elapsed());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_touch_is_one_round() {
+        const KIB: u64 = 1 << 10;
+        let full = 64 + 32 * 1024;
+        let check = |range: Range<u64>, length_guess: Option<u32>, prefix_bytes: u64, apart: Option<Range<u64>>| {
+            let range = range.start as u32..range.end as u32;
+            let plan = first_touch_plan(&Wanted { range: range.clone(), length_guess, tries: 0, rounds_before: 0 });
+            assert_eq!(plan, FirstTouch { prefix_bytes, apart }, "{range:?} of {length_guess:?}");
+        };
+        let sector = Some(SECTOR_BYTES as u32);
+        check(0..100, Some(100), 96 + 4 * KIB, None);
+        check(0..100, Some(100_000), 64 + 25 * 32 + 100 * KIB, None);
+        check(0..100, None, 64 * KIB, None);
+        check(0..44 * KIB, None, full + 44 * KIB, None);
+        check(0..44 * KIB, sector, full + 44 * KIB, None);
+        check(0..4096 * KIB, sector, full + 4096 * KIB, None);
+        check(2048 * KIB..2048 * KIB + 1, sector, full, Some(full + 2048 * KIB..full + 2052 * KIB));
+        check(2048 * KIB + 5000..2100 * KIB, None, full, Some(full + 2052 * KIB..full + 2100 * KIB));
+        check(300 * KIB..310 * KIB, Some(200 << 10), 64 + 50 * 32, Some(64 + 1600 + 300 * KIB..64 + 1600 + 300 * KIB + 1));
+    }
+
+    #[test]
+    fn held_bytes_serve_what_they_cover() {
+        let held =
+            |asked: Range<u64>, len: usize| Held { asked, bytes: Bytes::from((0..len).map(|i| i as u8).collect::<Vec<_>>()) };
+        let check = |held: &Held, range: Range<u64>, expect: Option<(u8, usize)>| {
+            assert_eq!(held.cut(&range).map(|bytes| (bytes[0], bytes.len())), expect, "{range:?}");
+        };
+        let complete = held(10..50, 40);
+        check(&complete, 10..50, Some((0, 40)));
+        check(&complete, 20..30, Some((10, 10)));
+        check(&complete, 20..51, None);
+        check(&complete, 9..20, None);
+        let ended = held(10..50, 15);
+        check(&ended, 20..60, Some((10, 5)));
+        check(&ended, 25..60, None);
+    }
+}

@@ -1,0 +1,757 @@
+//! Simulated hosts under a paused clock: seeded delay, loss, corruption, hang, death. Tests only.
+//!
+//! Each run is a world of its own, made of a seed. After every run: the right bytes, or a named error. A failing run
+//! prints its seed; `SKYGATE_SIM_SEED=<seed>` runs only that one.
+
+use std::{
+    fmt,
+    ops::Range,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::{StreamExt, stream::BoxStream};
+use object_store::{
+    CopyOptions, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, memory::InMemory, path::Path,
+};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use tokio::time::{Instant, sleep};
+
+use super::{
+    Completion, Damage, DamageKind, Expect, Renter, RenterError, RenterOptions, SlabRef,
+    host::{Host, HostId, HostState},
+    lock,
+    place::{HostRow, HostTable, RowState},
+};
+use crate::{
+    measure::{Class, Trace},
+    sector::{EncodedSlab, Root, SECTOR_BYTES, SlabBuffers, SlabEncoder, build_object},
+};
+
+const K: u8 = 6;
+const M: u8 = 3;
+const N: usize = 9;
+const F: usize = 2;
+
+/// How a host behaves. Shares are of calls.
+#[derive(Clone, Copy, Debug)]
+struct Mood {
+    median: Duration,
+    /// Standard deviation of the delay's logarithm.
+    sigma: f64,
+    loss: f64,
+    corruption: f64,
+    hang: f64,
+    dead: bool,
+    refuses_puts: bool,
+}
+
+const CALM: Mood =
+    Mood { median: Duration::from_millis(20), sigma: 0.4, loss: 0.0, corruption: 0.0, hang: 0.0, dead: false, refuses_puts: false };
+
+/// One simulated host's store.
+#[derive(Debug)]
+struct SimStore {
+    inner: InMemory,
+    mood: Mutex<Mood>,
+    rng: Mutex<ChaCha8Rng>,
+    calls: AtomicU64,
+    read_bytes: AtomicU64,
+    running: AtomicU64,
+}
+
+impl fmt::Display for SimStore {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("simulated")
+    }
+}
+
+fn lost() -> object_store::Error {
+    object_store::Error::Generic { store: "simulated", source: "lost".into() }
+}
+
+/// Counts a call under way, also one that is dropped.
+struct Running<'a>(&'a SimStore);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, Relaxed);
+    }
+}
+
+impl SimStore {
+    /// Waits as this host does, and says whether the answer is to be corrupted.
+    async fn serve(&self) -> Result<bool> {
+        self.calls.fetch_add(1, Relaxed);
+        let mood = *lock(&self.mood);
+        if mood.dead {
+            return Err(lost());
+        }
+        let (delay, is_lost, is_corrupt, hangs) = {
+            let mut rng = lock(&self.rng);
+            // Box and Muller's normal deviate.
+            let normal = (-2.0 * rng.random_range(f64::MIN_POSITIVE..1.0).ln()).sqrt()
+                * (std::f64::consts::TAU * rng.random_range(0.0..1.0)).cos();
+            let delay = mood.median.mul_f64((mood.sigma * normal).exp());
+            (delay, rng.random_bool(mood.loss), rng.random_bool(mood.corruption), rng.random_bool(mood.hang))
+        };
+        if hangs {
+            std::future::pending::<()>().await;
+        }
+        sleep(delay).await;
+        if is_lost { Err(lost()) } else { Ok(is_corrupt) }
+    }
+
+    fn run(&self) -> Running<'_> {
+        self.running.fetch_add(1, Relaxed);
+        Running(self)
+    }
+}
+
+#[async_trait]
+impl ObjectStore for SimStore {
+    async fn put_opts(&self, path: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+        let _running = self.run();
+        self.serve().await?;
+        if lock(&self.mood).refuses_puts {
+            return Err(lost());
+        }
+        self.inner.put_opts(path, payload, options).await
+    }
+
+    async fn get_opts(&self, path: &Path, options: GetOptions) -> Result<GetResult> {
+        let _running = self.run();
+        let is_corrupt = self.serve().await?;
+        let head = options.head;
+        let mut got = self.inner.get_opts(path, options).await?;
+        if head {
+            return Ok(got);
+        }
+        let (meta, range, attributes, extensions) =
+            (got.meta.clone(), got.range.clone(), got.attributes.clone(), std::mem::take(&mut got.extensions));
+        let mut bytes = got.bytes().await?.to_vec();
+        if is_corrupt && !bytes.is_empty() {
+            let at = lock(&self.rng).random_range(0..bytes.len());
+            bytes[at] ^= 1 << lock(&self.rng).random_range(0..8);
+        }
+        self.read_bytes.fetch_add(bytes.len() as u64, Relaxed);
+        let payload = GetResultPayload::Stream(futures::stream::once(async { Ok(Bytes::from(bytes)) }).boxed());
+        Ok(GetResult { payload, meta, range, attributes, extensions })
+    }
+
+    async fn put_multipart_opts(&self, path: &Path, options: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
+        self.inner.put_multipart_opts(path, options).await
+    }
+
+    fn delete_stream(&self, paths: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+        self.inner.delete_stream(paths)
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.inner.list(prefix)
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.inner.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        self.inner.copy_opts(from, to, options).await
+    }
+}
+
+/// Hosts, and what a run wants to know about them.
+struct World {
+    rng: ChaCha8Rng,
+    stores: Vec<Arc<SimStore>>,
+    renter: Renter,
+}
+
+fn options() -> RenterOptions {
+    RenterOptions { k: K, m: M, base_copies: 4, ..RenterOptions::default() }
+}
+
+fn host_id(index: usize) -> HostId {
+    HostId([index as u8 + 1; 16])
+}
+
+/// The only place that knows how a host is made.
+fn host_over(index: usize, store: Arc<SimStore>) -> Host {
+    Host::new(host_id(index), store)
+}
+
+fn renter_over(stores: &[Arc<SimStore>], options: RenterOptions) -> Renter {
+    let hosts: Vec<_> = stores.iter().enumerate().map(|(index, store)| host_over(index, store.clone())).collect();
+    let row = |host: &Host| HostRow { id: host.id(), zone: String::new(), weight: 1, state: RowState::Active };
+    let table = HostTable { epoch: 1, hosts: hosts.iter().map(row).collect() };
+    Renter::new(hosts, table, options).expect("enough hosts")
+}
+
+impl World {
+    fn new(seed: u64, mood: Mood) -> World {
+        let store = |index: u64| SimStore {
+            inner: InMemory::new(),
+            mood: mood.into(),
+            rng: ChaCha8Rng::seed_from_u64(seed ^ (index + 1) << 32).into(),
+            calls: 0.into(),
+            read_bytes: 0.into(),
+            running: 0.into(),
+        };
+        let stores: Vec<_> = (0..N as u64).map(|index| Arc::new(store(index))).collect();
+        let renter = renter_over(&stores, options());
+        World { rng: ChaCha8Rng::seed_from_u64(seed), stores, renter }
+    }
+
+    /// A gateway that knows nothing: no trees, no forecasts.
+    fn restart(&mut self) {
+        self.renter = renter_over(&self.stores, options());
+    }
+
+    fn content(&mut self, max_bytes: usize) -> Vec<u8> {
+        let len = self.rng.random_range(1..max_bytes);
+        let mut content = vec![0; len];
+        self.rng.fill(&mut content[..]);
+        content
+    }
+
+    fn range(&mut self, len: u64) -> Range<u64> {
+        let start = self.rng.random_range(0..len);
+        start..self.rng.random_range(start + 1..=len)
+    }
+
+    fn some_hosts(&mut self, count: usize) -> Vec<usize> {
+        rand::seq::index::sample(&mut self.rng, N, count).into_vec()
+    }
+
+    fn change(&self, hosts: &[usize], change: impl Fn(&mut Mood)) {
+        hosts.iter().for_each(|host| change(&mut lock(&self.stores[*host].mood)));
+    }
+
+    /// Dead, or emptied: both are lost.
+    async fn lose(&mut self, hosts: &[usize]) {
+        for host in hosts {
+            if self.rng.random_bool(0.5) {
+                self.change(&[*host], |mood| mood.dead = true);
+            } else {
+                self.wipe(*host).await;
+            }
+        }
+    }
+
+    async fn wipe(&self, host: usize) {
+        let store = &self.stores[host].inner;
+        let objects: Vec<_> = store.list(None).map(|meta| meta.expect("in memory").location).collect().await;
+        for path in objects {
+            store.delete(&path).await.expect("in memory");
+        }
+    }
+
+    async fn change_objects(&self, host: usize, change: impl Fn(&mut Vec<u8>)) {
+        let store = &self.stores[host].inner;
+        let objects: Vec<_> = store.list(None).map(|meta| meta.expect("in memory").location).collect().await;
+        for path in objects {
+            let mut bytes = store.get(&path).await.expect("there").bytes().await.expect("there").to_vec();
+            change(&mut bytes);
+            store.put(&path, bytes.into()).await.expect("in memory");
+        }
+    }
+
+    /// Calls under way at the hosts.
+    fn running(&self) -> u64 {
+        self.stores.iter().map(|store| store.running.load(Relaxed)).sum()
+    }
+
+    fn calls(&self) -> u64 {
+        self.stores.iter().map(|store| store.calls.load(Relaxed)).sum()
+    }
+
+    fn read_bytes(&self) -> u64 {
+        self.stores.iter().map(|store| store.read_bytes.load(Relaxed)).sum()
+    }
+
+    fn damages(&self, kind: DamageKind) -> Vec<Damage> {
+        self.renter.damages().into_iter().filter(|damage| damage.kind == kind).collect()
+    }
+
+    async fn write_complete(&self, content: &[u8]) -> SlabRef {
+        let (encoded, slab) = encode(content);
+        let written = self.renter.write_slab(encoded).await.expect("calm hosts take it");
+        assert_eq!(written.complete().await, Completion::Complete);
+        slab
+    }
+
+    async fn read(&self, slab: &SlabRef, range: Range<u64>) -> std::result::Result<Bytes, RenterError> {
+        self.renter.read_slab(slab, range, &Trace::default()).await
+    }
+
+    async fn assert_reads(&mut self, slab: &SlabRef, content: &[u8]) {
+        let ranges = [0..slab.content_len, self.range(slab.content_len), self.range(slab.content_len)];
+        for range in ranges {
+            let read = self.read(slab, range.clone()).await.unwrap_or_else(|error| panic!("{range:?}: {error}"));
+            assert!(read == content[range.start as usize..range.end as usize], "wrong bytes in {range:?}");
+        }
+    }
+}
+
+fn encode(content: &[u8]) -> (EncodedSlab, SlabRef) {
+    let encoder = SlabEncoder::new(K, M, 1, SlabBuffers::allocate(K, M)).expect("a good redundancy");
+    content.chunks(encoder.step_bytes()).enumerate().for_each(|(step, content)| encoder.encode_step(step, content));
+    let encoded = encoder.finish(content.len() as u64);
+    let slab = SlabRef { k: K, m: M, roots: encoded.roots().into(), content_len: content.len() as u64 };
+    (encoded, slab)
+}
+
+/// Runs `run` with seeds, each under a paused clock of its own, and prints the seed of the one that fails.
+fn with_seeds<F: Future<Output = ()>>(count: u64, run: impl Fn(u64) -> F) {
+    let only = std::env::var("SKYGATE_SIM_SEED").ok().map(|seed| seed.parse().expect("a number"));
+    let seeds = only.map_or(0..count, |seed| seed..seed + 1);
+    for seed in seeds {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
+        let runtime = runtime.expect("a runtime of one thread");
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| runtime.block_on(run(seed)))) {
+            eprintln!("the run failed with SKYGATE_SIM_SEED={seed}");
+            resume_unwind(panic);
+        }
+    }
+}
+
+#[test]
+fn any_f_hosts_lost_right_after_the_acknowledgement_lose_nothing() {
+    with_seeds(100, async |seed| {
+        let mut world = World::new(seed, Mood { sigma: 1.0, loss: 0.02, ..CALM });
+        // One host never answers: the acknowledgement must not wait for it.
+        let hung = world.some_hosts(seed as usize % 2);
+        world.change(&hung, |mood| mood.hang = 1.0);
+        let content = world.content(300_000);
+        let (encoded, slab) = encode(&content);
+        let written = world.renter.write_slab(encoded).await.expect("eight hosts are enough");
+        assert!(written.acknowledged_count() >= usize::from(K) + F);
+        drop(written);
+        // The gateway dies: nothing more is written, nothing is known.
+        world.change(&Vec::from_iter(0..N), |mood| (mood.refuses_puts, mood.loss) = (true, 0.0));
+        world.change(&hung, |mood| mood.hang = 0.0);
+        let lost = world.some_hosts(F);
+        world.lose(&lost).await;
+        world.restart();
+        world.assert_reads(&slab, &content).await;
+    });
+}
+
+#[test]
+fn any_m_hosts_lost_after_completion_lose_nothing() {
+    with_seeds(100, async |seed| {
+        let mut world = World::new(seed, CALM);
+        let content = world.content(300_000);
+        let slab = world.write_complete(&content).await;
+        let lost = world.some_hosts(M.into());
+        world.lose(&lost).await;
+        if seed % 2 == 0 {
+            world.restart();
+        }
+        world.assert_reads(&slab, &content).await;
+    });
+}
+
+#[test]
+fn m_hosts_that_hang_or_lie_lose_nothing_and_liars_are_charged() {
+    with_seeds(60, async |seed| {
+        let mut world = World::new(seed, CALM);
+        let content = world.content(300_000);
+        let slab = world.write_complete(&content).await;
+        let bad = world.some_hosts(M.into());
+        world.change(&bad[..1], |mood| mood.hang = 1.0);
+        world.change(&bad[1..], |mood| mood.corruption = 1.0);
+        world.restart();
+        let began = Instant::now();
+        world.assert_reads(&slab, &content).await;
+        assert!(began.elapsed() < Duration::from_secs(3), "a hung host is not waited for: {:?}", began.elapsed());
+        let wrong = world.damages(DamageKind::Wrong);
+        assert!(wrong.iter().all(|damage| bad[1..].iter().any(|host| host_id(*host) == damage.host)), "only liars are charged");
+        for damage in &wrong {
+            let host = world.renter.hosts().iter().find(|host| host.id() == damage.host).expect("known");
+            assert_eq!(host.health().wrong_pieces, damage.times);
+        }
+    });
+}
+
+#[test]
+fn m_plus_one_lost_is_named() {
+    with_seeds(60, async |seed| {
+        let mut world = World::new(seed, CALM);
+        let content = world.content(100_000);
+        let slab = world.write_complete(&content).await;
+        let lost = world.some_hosts(usize::from(M) + 1);
+        world.lose(&lost).await;
+        let range = world.range(slab.content_len);
+        let error = world.read(&slab, range).await.expect_err("four of nine are gone");
+        assert_eq!(error, RenterError::TooFewPieces { have: 5, need: 6 });
+    });
+}
+
+#[test]
+fn too_many_hung_hosts_time_out() {
+    with_seeds(5, async |seed| {
+        let mut world = World::new(seed, CALM);
+        let content = world.content(100_000);
+        let slab = world.write_complete(&content).await;
+        let hung = world.some_hosts(usize::from(M) + 1);
+        world.change(&hung, |mood| mood.hang = 1.0);
+        let began = Instant::now();
+        assert_eq!(world.read(&slab, 0..slab.content_len).await, Err(RenterError::TimedOut));
+        assert!(began.elapsed() <= super::read::READ_MAX);
+        assert_eq!(world.running(), 0);
+    });
+}
+
+#[test]
+fn one_byte_flipped_in_every_piece_never_gives_a_wrong_byte() {
+    with_seeds(60, async |seed| {
+        let mut world = World::new(seed, CALM);
+        let content = world.content(200_000);
+        let slab = world.write_complete(&content).await;
+        if seed % 2 == 0 {
+            world.restart();
+        }
+        for host in 0..N {
+            let at = world.rng.random_range(0.0..1.0);
+            world
+                .change_objects(host, |bytes| {
+                    let at = (at * bytes.len() as f64) as usize;
+                    bytes[at] ^= 1 << (seed % 8);
+                })
+                .await;
+        }
+        for _ in 0..10 {
+            let range = world.range(slab.content_len);
+            match world.read(&slab, range.clone()).await {
+                Ok(read) => assert!(read == content[range.start as usize..range.end as usize], "wrong bytes"),
+                Err(error) => assert!(matches!(error, RenterError::TooFewPieces { need: 6, .. }), "{error:?}"),
+            }
+        }
+    });
+}
+
+#[test]
+fn whatever_hosts_do_bytes_are_right_or_the_error_has_a_name() {
+    with_seeds(150, async |seed| {
+        let mut world = World::new(seed, CALM);
+        let content = world.content(300_000);
+        let slab = world.write_complete(&content).await;
+        for host in 0..N {
+            let rng = &mut world.rng;
+            let mood = Mood {
+                median: Duration::from_millis(rng.random_range(1..200)),
+                sigma: rng.random_range(0.0..1.5),
+                loss: if rng.random_bool(0.3) { rng.random_range(0.0..0.5) } else { 0.0 },
+                corruption: if rng.random_bool(0.3) { rng.random_range(0.0..0.5) } else { 0.0 },
+                hang: if rng.random_bool(0.3) { rng.random_range(0.0..0.3) } else { 0.0 },
+                dead: rng.random_bool(0.1),
+                refuses_puts: false,
+            };
+            world.change(&[host], |now| *now = mood);
+        }
+        for _ in 0..10 {
+            let range = world.range(slab.content_len);
+            match world.read(&slab, range.clone()).await {
+                Ok(read) => assert!(read == content[range.start as usize..range.end as usize], "wrong bytes"),
+                Err(error) => {
+                    assert!(matches!(error, RenterError::TooFewPieces { .. } | RenterError::TimedOut), "{error:?}");
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn a_dropped_read_cancels_its_calls() {
+    with_seeds(60, async |seed| {
+        let mut world = World::new(seed, CALM);
+        let content = world.content(300_000);
+        let slab = world.write_complete(&content).await;
+        let hung = world.some_hosts(3);
+        world.change(&hung, |mood| mood.hang = 0.5);
+        let patience = Duration::from_micros(world.rng.random_range(0..40_000));
+        let trace = Trace::default();
+        let calls_before = world.calls();
+        let read = tokio::time::timeout(patience, world.renter.read_slab(&slab, 0..slab.content_len, &trace)).await;
+        if read.is_err() {
+            assert_eq!(world.running(), 0, "calls go on after the read was dropped");
+            assert_eq!(u64::from(trace.host_requests()), world.calls() - calls_before, "each call is counted");
+        }
+        let base = build_object(&content, 0, 0, 1);
+        world.change(&hung, |mood| mood.hang = 0.0);
+        world.renter.write_base(base.clone()).await.expect("all are well").complete().await;
+        let read = world.renter.read_sector(&base.root, Expect::default(), 0..content.len() as u32, &trace);
+        assert!(tokio::time::timeout(Duration::from_micros(10), read).await.is_err());
+        assert_eq!(world.running(), 0);
+    });
+}
+
+#[test]
+fn a_dropped_write_stops_and_an_acknowledged_one_gives_laggards_up() {
+    with_seeds(20, async |seed| {
+        let mut world = World::new(seed, CALM);
+        let content = world.content(100_000);
+        let (encoded, slab) = encode(&content);
+        let dropped = tokio::time::timeout(Duration::from_millis(1), world.renter.write_slab(encoded)).await;
+        assert!(dropped.is_err());
+        tokio::task::yield_now().await;
+        assert_eq!(world.running(), 0);
+
+        let hung = world.some_hosts(1);
+        world.change(&hung, |mood| mood.hang = 1.0);
+        let (encoded, _) = encode(&content);
+        let began = Instant::now();
+        let written = world.renter.write_slab(encoded).await.expect("eight are enough");
+        assert!(began.elapsed() < Duration::from_secs(1));
+        let Completion::Missing(missing) = written.complete().await else { panic!("one host never answered") };
+        assert_eq!((missing.len(), world.running()), (1, 0));
+        // The give-up is the race's or the host's own time-out, whichever is first.
+        assert!(began.elapsed() < super::write::LAGGARD_MAX + Duration::from_secs(1));
+
+        world.change(&hung, |mood| mood.hang = 0.0);
+        assert_eq!(world.renter.missing_pieces(&slab).await, missing);
+        assert_eq!(world.renter.complete_slab(&slab).await, Ok(Completion::Complete));
+        assert_eq!(world.renter.missing_pieces(&slab).await, Vec::<usize>::new());
+    });
+}
+
+#[test]
+fn completion_after_a_restart_rebuilds_what_is_missing_or_cut() {
+    with_seeds(40, async |seed| {
+        let mut world = World::new(seed, Mood { loss: 0.05, ..CALM });
+        let content = world.content(300_000);
+        let (encoded, slab) = encode(&content);
+        let objects: Vec<_> = encoded.objects.clone();
+        world.renter.write_slab(encoded).await.expect("well enough").complete().await;
+        world.change(&Vec::from_iter(0..N), |mood| mood.loss = 0.0);
+        world.renter.complete_slab(&slab).await.expect("well");
+        let damaged = world.some_hosts(M.into());
+        world.wipe(damaged[0]).await;
+        world.wipe(damaged[1]).await;
+        world.change_objects(damaged[2], |bytes| bytes.truncate(bytes.len() / 2 / 4096 * 4096)).await;
+        world.restart();
+        assert_eq!(world.renter.missing_pieces(&slab).await.len(), 3);
+        assert_eq!(world.renter.complete_slab(&slab).await, Ok(Completion::Complete));
+        for (store, object) in objects_by_store(&world, &slab).await.into_iter().zip(&objects) {
+            assert!(store == object.bytes, "a rebuilt object is the one first written");
+        }
+        // One host down: everything but its piece, which is named.
+        let (down, emptied) = (damaged[0], damaged[1]);
+        world.change(&[down], |mood| mood.dead = true);
+        world.wipe(emptied).await;
+        let Ok(Completion::Missing(missing)) = world.renter.complete_slab(&slab).await else { panic!("one host is dead") };
+        assert_eq!(missing.len(), 1);
+        assert_eq!(missing, world.renter.missing_pieces(&slab).await);
+    });
+}
+
+async fn objects_by_store(world: &World, slab: &SlabRef) -> Vec<Bytes> {
+    let mut objects = Vec::new();
+    for root in slab.roots.iter() {
+        let path = Path::from(super::sector_path(root));
+        for store in &world.stores {
+            if let Ok(object) = store.inner.get(&path).await {
+                objects.push(object.bytes().await.expect("in memory"));
+            }
+        }
+    }
+    objects
+}
+
+#[test]
+fn base_sectors_survive_and_absence_needs_every_host() {
+    with_seeds(100, async |seed| {
+        let mut world = World::new(seed, Mood { sigma: 1.0, ..CALM });
+        let content = world.content(200_000);
+        let object = build_object(&content, 0, 0, 1);
+        let expect = Expect { data_length: (seed % 2 == 0).then_some(content.len() as u32) };
+        let written = world.renter.write_base(object.clone()).await.expect("well");
+        assert!(written.acknowledged_count() > F);
+        let is_complete = seed % 3 == 0;
+        if is_complete {
+            assert_eq!(written.complete().await, Completion::Complete);
+        }
+        world.change(&Vec::from_iter(0..N), |mood| mood.refuses_puts = true);
+        let lost = world.some_hosts(if is_complete { M.into() } else { F });
+        world.lose(&lost).await;
+        world.restart();
+        let range = world.range(content.len() as u64);
+        let range = range.start as u32..range.end as u32;
+        let trace = Trace::default();
+        let read = world.renter.read_sector(&object.root, expect, range.clone(), &trace).await.expect("a copy is left");
+        assert!(read == content[range.start as usize..range.end as usize], "wrong bytes");
+
+        let unknown = world.renter.read_sector(&Root([7; 32]), Expect::default(), 0..1, &trace).await;
+        let asked_dead = world.renter.shared.base_spots(&Root([7; 32])).iter().any(|spot| lock(&world.stores[spot.row].mood).dead);
+        let error = if asked_dead { RenterError::TooFewPieces { have: 0, need: 1 } } else { RenterError::NotFound };
+        assert_eq!(unknown, Err(error));
+
+        world.change(&Vec::from_iter(0..N), |mood| (mood.refuses_puts, mood.dead) = (false, false));
+        world.renter.complete_base(&object.root, expect).await.expect("a copy is left");
+        assert_eq!(world.renter.missing_copies(&object.root).await, Vec::<usize>::new());
+    });
+}
+
+#[test]
+fn a_copy_that_lies_about_its_length_harms_nobody() {
+    with_seeds(30, async |seed| {
+        let world = World::new(seed, Mood { sigma: 0.0, ..CALM });
+        let content = vec![7; 300_000];
+        let object = build_object(&content, 0, 0, 1);
+        world.renter.write_base(object.clone()).await.expect("well").complete().await;
+        let liar = world.renter.shared.base_spots(&object.root)[0].row;
+        let lie = 295_000 + (seed as u32 * 331) % 6_000;
+        world.change_objects(liar, |bytes| bytes[16..20].copy_from_slice(&lie.to_le_bytes())).await;
+        for _ in 0..5 {
+            let read = world.renter.read_sector(&object.root, Expect::default(), 290_000..300_000, &Trace::default()).await;
+            assert!(read.expect("three honest copies")[..] == content[290_000..]);
+        }
+        assert!(world.damages(DamageKind::Wrong).iter().all(|damage| damage.host == host_id(liar)));
+    });
+}
+
+#[test]
+fn too_few_hosts_for_a_write_are_refused_at_once_and_in_words() {
+    with_seeds(10, async |seed| {
+        let mut world = World::new(seed, CALM);
+        let content = world.content(50_000);
+        let (encoded, _) = encode(&content);
+        for host in &world.renter.hosts()[..2] {
+            host.set_state(HostState::Down { reason: "no marker".to_owned() });
+        }
+        let calls = world.calls();
+        let error = world.renter.write_slab(encoded).await.err().expect("seven of nine are too few");
+        let RenterError::NotEnoughHosts { have: 7, need: 8, reason } = error else { panic!("{error:?}") };
+        assert!(reason.contains("no marker"), "{reason}");
+        assert_eq!(world.calls(), calls);
+
+        let mut world = World::new(seed, CALM);
+        let failing = world.some_hosts(2);
+        world.change(&failing, |mood| mood.refuses_puts = true);
+        let (encoded, _) = encode(&content);
+        let began = Instant::now();
+        let error = world.renter.write_slab(encoded).await.err().expect("seven of nine are too few");
+        assert!(matches!(error, RenterError::NotEnoughHosts { need: 8, .. }), "{error:?}");
+        assert!(began.elapsed() < Duration::from_secs(5));
+        tokio::task::yield_now().await;
+        assert_eq!(world.running(), 0);
+
+        world.change(&failing, |mood| (mood.refuses_puts, mood.hang) = (false, 1.0));
+        let (encoded, _) = encode(&content);
+        let error = world.renter.write_slab(encoded).await.err().expect("seven of nine are too few");
+        assert!(matches!(error, RenterError::NotEnoughHosts { .. }), "{error:?}");
+        assert!(began.elapsed() < super::write::WRITE_ACK_MAX + Duration::from_secs(10));
+    });
+}
+
+#[test]
+fn the_first_touch_is_cold_and_every_touch_one_round() {
+    with_seeds(20, async |seed| {
+        // Nobody is ever late: a spare's first touch would be cold, too.
+        let mut world = World::new(seed, Mood { sigma: 0.0, ..CALM });
+        let mut content = vec![0; 3 << 20];
+        world.rng.fill(&mut content[..]);
+        let slab = world.write_complete(&content).await;
+        let range = 2 << 20..(2 << 20) + (256 << 10);
+        for class in [Class::Cold, Class::Hosts] {
+            let trace = Trace::default();
+            world.renter.read_slab(&slab, range.clone(), &trace).await.expect("all are well");
+            trace.body(crate::measure::Tier::Hosts, 1);
+            assert_eq!((trace.class(), trace.serial_rounds()), (class, 1));
+        }
+        let base = build_object(&content[..50_000], 0, 0, 1);
+        world.renter.write_base(base.clone()).await.expect("well");
+        world.restart();
+        let trace = Trace::default();
+        world.renter.read_sector(&base.root, Expect::default(), 0..50_000, &trace).await.expect("well");
+        assert_eq!((trace.host_requests(), trace.serial_rounds()), (1, 1), "a small sector comes whole in one request");
+        assert_eq!(trace.host_bytes(), base.bytes.len() as u64);
+    });
+}
+
+/// A wrong guess of the length costs a round, and a sector of zeros none.
+#[test]
+fn lengths_guessed_wrong_are_found_out() {
+    with_seeds(20, async |seed| {
+        let mut world = World::new(seed, CALM);
+        let mut content = world.content(3_000_000);
+        let ends = content.len();
+        content.resize(SECTOR_BYTES, 0);
+        let object = build_object(&content, 0, 0, 1);
+        world.renter.write_base(object.clone()).await.expect("well").complete().await;
+        for guess in [None, Some(1), Some(ends as u32), Some(SECTOR_BYTES as u32)] {
+            world.restart();
+            let range = world.range(SECTOR_BYTES as u64);
+            let range = range.start as usize..range.end as usize;
+            let trace = Trace::default();
+            let expect = Expect { data_length: guess };
+            let read = world.renter.read_sector(&object.root, expect, range.start as u32..range.end as u32, &trace).await;
+            let mut read = read.expect("well").to_vec();
+            read.resize(range.len(), 0);
+            assert!(read == content[range]);
+            assert!(trace.serial_rounds() <= 3);
+        }
+        let (encoded, slab) = encode(&vec![0; 100_000]);
+        world.renter.write_slab(encoded).await.expect("well").complete().await;
+        assert!(world.read(&slab, 0..100_000).await.expect("well").iter().all(|byte| *byte == 0));
+    });
+}
+
+/// The point of the race: one slow host among nine must not be felt, at a bounded cost in bytes.
+#[test]
+fn hedging_cuts_the_tail_within_its_budget() {
+    with_seeds(3, async |seed| {
+        let mut world = World::new(seed, Mood { sigma: 0.5, ..CALM });
+        let mut content = vec![0; 2 << 20];
+        world.rng.fill(&mut content[..]);
+        let slab = world.write_complete(&content).await;
+        let slow = world.some_hosts(1);
+        world.change(&slow, |mood| mood.median = Duration::from_millis(400));
+        let (mut times, before) = (Vec::new(), world.read_bytes());
+        let reads = 2_000;
+        for _ in 0..reads {
+            let start = world.rng.random_range(0..(content.len() - (256 << 10)) as u64);
+            let began = Instant::now();
+            world.read(&slab, start..start + (256 << 10)).await.expect("eight are well");
+            times.push(began.elapsed());
+        }
+        times.sort();
+        let (p50, p99, max) = (times[reads / 2], times[reads * 99 / 100], times[reads - 1]);
+        let asked = (world.read_bytes() - before) as f64 / (reads as f64 * (256 << 10) as f64);
+        println!("seed {seed}: p50 {p50:?} p99 {p99:?} max {max:?}, bytes asked {asked:.3} of those wanted");
+        assert!(p99 < p50 * 3 && max < Duration::from_millis(400), "p50 {p50:?} p99 {p99:?} max {max:?}");
+        assert!(asked < 1.25, "{asked}");
+    });
+}
+
+#[test]
+fn shared_hosts_are_refused_unless_allowed() {
+    with_seeds(1, async |seed| {
+        let world = World::new(seed, CALM);
+        let stores = &world.stores[..1];
+        let host = host_over(0, stores[0].clone());
+        let row = HostRow { id: host.id(), zone: String::new(), weight: 1, state: RowState::Active };
+        let table = HostTable { epoch: 1, hosts: vec![row] };
+        let refused = Renter::new(vec![host], table, options()).err().expect("one host for nine pieces");
+        assert!(
+            matches!(&refused, RenterError::NotEnoughHosts { have: 1, need: 9, reason } if reason.contains("allow_shared_hosts"))
+        );
+        let renter = renter_over(stores, RenterOptions { allow_shared_hosts: true, ..options() });
+        assert_eq!((renter.e(), renter.record_hosts(&[1; 32]).len()), (0, 1));
+        let content = vec![5; 100_000];
+        let (encoded, slab) = encode(&content);
+        assert_eq!(renter.write_slab(encoded).await.expect("well").complete().await, Completion::Complete);
+        assert!(renter.read_slab(&slab, 0..100_000, &Trace::default()).await.expect("well") == content);
+        let base = build_object(&content, 0, 0, 1);
+        assert_eq!(renter.write_base(base).await.expect("well").complete().await, Completion::Complete);
+    });
+}
