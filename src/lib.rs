@@ -9,6 +9,7 @@ pub mod http;
 pub mod ingest;
 pub mod measure;
 pub mod names;
+pub mod node;
 pub mod records;
 pub mod renter;
 pub mod sector;
