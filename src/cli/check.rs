@@ -71,7 +71,7 @@ fn stores(checked: &Checked) -> Vec<String> {
         bytes(checked.store.metadata_bytes),
         bytes(checked.limits.slab_memory_bytes)
     ));
-    said.push(format!("a host with less than {} of free space takes nothing more", bytes(checked.limits.free_space_floor_bytes)));
+    said.extend(checked.limits.free_space_floor_bytes.map(|floor| format!("a host with less than {} of free space takes nothing more", bytes(floor))));
     said
 }
 

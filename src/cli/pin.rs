@@ -83,7 +83,7 @@ async fn remove(api: &Api, json: bool, address: &str) -> Result<(), CliError> {
 fn pinned_address(address: &str) -> Result<String, CliError> {
     let usage = |why: String| CliError::Usage(format!("{:?} {why}", plain(address)));
     match Address::parse(address).map_err(|error| usage(format!("is no address: {error}")))? {
-        Address::Ipfs { root, path } if path.segments.is_empty() => Ok(root.to_string()),
+        Address::Ipfs { root, path } if path.segments().is_empty() => Ok(root.to_string()),
         Address::Skylink { link, path_text } if path_text.trim_end_matches('/').is_empty() => Ok(link.to_string()),
         Address::Ipns { .. } => Err(usage("is a name that moves: remove what it points to, by CID or skylink".to_owned())),
         Address::Ipfs { .. } | Address::Skylink { .. } => Err(usage("names a part of an upload: only the whole can be removed, by its CID or skylink".to_owned())),
