@@ -265,6 +265,11 @@ impl AnswerCache {
     pub fn put(&self, key: &str, plan: Arc<FilePlan>) {
         self.plans.insert(key.into(), plan);
     }
+
+    /// Something was unpinned, so what these plans lead to may be gone.
+    pub fn clear(&self) {
+        self.plans.invalidate_all();
+    }
 }
 
 /// One request for a file whose plan is known.

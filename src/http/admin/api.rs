@@ -84,6 +84,7 @@ pub async fn unpin(State(services): Shared, Path(address): Path<String>) -> Resu
     if removed == 0 {
         return Err(Refusal::NoPin.into());
     }
+    services.answers.clear();
     Ok(Json(json!({ "removed": removed })))
 }
 
