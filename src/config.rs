@@ -208,8 +208,8 @@ pub struct Limits {
     pub connections: usize,
     /// Memory for slabs being written or rebuilt; one at 6 + 3 takes 37 MiB. Also the brake on uploads.
     pub slab_memory_bytes: u64,
-    /// Free space below which a folder host takes no more.
-    pub free_space_floor_bytes: u64,
+    /// Free space below which a folder host takes no more; the folder's own rule if not set.
+    pub free_space_floor_bytes: Option<u64>,
     /// How long a stop waits for requests under way.
     pub grace: Duration,
 }
@@ -223,7 +223,6 @@ const METADATA_BYTES_MIN: u64 = 4 << 20;
 const CONNECTIONS_DEFAULT: usize = 4096;
 /// Three slabs at 6 + 3: one fills, one is encoded, one is written.
 const SLAB_MEMORY_DEFAULT: u64 = 3 * (37 << 20);
-const FREE_SPACE_FLOOR_DEFAULT: u64 = 1 << 30;
 /// Process managers wait 30 s or more before they kill.
 const GRACE_SECONDS_DEFAULT: u64 = 20;
 /// More hosts than a placement table is tested with.
@@ -329,7 +328,7 @@ impl TypedLimits {
         let limits = Limits {
             connections: self.connections.unwrap_or(CONNECTIONS_DEFAULT),
             slab_memory_bytes: self.slab_memory_bytes.map_or(SLAB_MEMORY_DEFAULT, |size| size.0),
-            free_space_floor_bytes: self.free_space_floor_bytes.map_or(FREE_SPACE_FLOOR_DEFAULT, |size| size.0),
+            free_space_floor_bytes: self.free_space_floor_bytes.map(|size| size.0),
             grace: Duration::from_secs(self.grace_seconds.unwrap_or(GRACE_SECONDS_DEFAULT)),
         };
         let slab = u64::from(redundancy.pieces()) * ((4 << 20) + (64 << 10));

@@ -42,13 +42,7 @@ pub trait RecordHosts: Send + Sync + 'static {
 
     /// The first `paths_max` paths that start with `prefix` (which ends with a slash) and, if given, are greater than
     /// `after`, in the order of their bytes. Fewer paths than `paths_max` mean that there are no more.
-    async fn list(
-        &self,
-        host: usize,
-        prefix: &str,
-        after: Option<&str>,
-        paths_max: usize,
-    ) -> Result<Vec<String>, HostCallError>;
+    async fn list(&self, host: usize, prefix: &str, after: Option<&str>, paths_max: usize) -> Result<Vec<String>, HostCallError>;
 
     /// Ok if there is no such object afterwards.
     async fn delete(&self, host: usize, path: &str) -> Result<(), HostCallError>;

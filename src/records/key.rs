@@ -157,8 +157,7 @@ impl fmt::Debug for PortalKey {
 impl PortalId {
     /// Strict: no weak keys, no second form of a signature.
     pub(super) fn verifies(&self, message: &[u8; 32], signature: &[u8; 64]) -> bool {
-        VerifyingKey::from_bytes(&self.0)
-            .is_ok_and(|key| key.verify_strict(message, &Signature::from_bytes(signature)).is_ok())
+        VerifyingKey::from_bytes(&self.0).is_ok_and(|key| key.verify_strict(message, &Signature::from_bytes(signature)).is_ok())
     }
 }
 

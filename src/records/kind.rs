@@ -37,8 +37,7 @@ pub enum Signer {
 }
 
 impl Kind {
-    pub const ALL: [Kind; 7] =
-        [Kind::Entry, Kind::Ipns, Kind::Pin, Kind::Site, Kind::Hosts, Kind::Key, Kind::Secret];
+    pub const ALL: [Kind; 7] = [Kind::Entry, Kind::Ipns, Kind::Pin, Kind::Site, Kind::Hosts, Kind::Key, Kind::Secret];
 
     /// The word in paths.
     pub fn word(self) -> &'static str {
@@ -385,20 +384,11 @@ mod tests {
     fn paths_and_groups() {
         // Group ids made with an independent program (Python's hashlib).
         let entry = RecordKey::entry(&[0xab; 32]);
-        assert_eq!(
-            hex::encode(entry.group().id()),
-            "1ac9930d751007786f0e2556064702d11080b03ffd568d6962a0daad763e1f5d"
-        );
+        assert_eq!(hex::encode(entry.group().id()), "1ac9930d751007786f0e2556064702d11080b03ffd568d6962a0daad763e1f5d");
         let pin = RecordKey::pin(&[&[0x12, 0x20][..], &[0xcd; 32]].concat(), &[1; 16]).unwrap();
-        assert_eq!(
-            hex::encode(pin.group().id()),
-            "f11d555fe4daee9145b6c7c06d2126e2d398a470440deb0ac670f6512c34e147"
-        );
+        assert_eq!(hex::encode(pin.group().id()), "f11d555fe4daee9145b6c7c06d2126e2d398a470440deb0ac670f6512c34e147");
         assert_eq!(pin.group(), Group::new(Kind::Pin, &format!("1220{}", "cd".repeat(32))).unwrap());
-        assert_eq!(
-            RecordKey::host_table().path(&Order::version(1)),
-            "records/hosts/e0/table/fffffffffffffffe"
-        );
+        assert_eq!(RecordKey::host_table().path(&Order::version(1)), "records/hosts/e0/table/fffffffffffffffe");
         let good = entry.path(&Order::entry(1, &[0; 32]));
         assert!(RecordKey::from_path(&good).is_some());
         let bad = [

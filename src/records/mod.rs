@@ -25,6 +25,7 @@ mod floor;
 mod hosts;
 mod key;
 mod kind;
+mod on_renter;
 mod read;
 mod scan;
 #[cfg(test)]
@@ -45,6 +46,12 @@ use std::{
 use tokio::sync::{Semaphore, broadcast};
 use tokio_util::task::TaskTracker;
 
+use self::{
+    envelope::{Checked, Unchecked, Verifier},
+    floor::Floors,
+    write::Turns,
+};
+pub use self::on_renter::BareHosts;
 pub use self::{
     envelope::{InvalidRecord, OwnerCheck, OwnerChecks, RECORD_BYTES_MAX, Record},
     hosts::{HostCallError, Quorum, RecordHosts},
@@ -52,11 +59,6 @@ pub use self::{
     kind::{BadKey, Group, Kind, Order, RecordKey, Signer},
     read::GroupRead,
     scan::{Scan, Scanned},
-};
-use self::{
-    envelope::{Checked, Unchecked, Verifier},
-    floor::Floors,
-    write::Turns,
 };
 
 /// Longest wait of a read for its quorum. A working host answers in milliseconds; a client waits this long, not longer.

@@ -89,7 +89,7 @@ fn of(renter: &Renter, row: usize) -> Result<&Host, HostCallError> {
 }
 
 async fn put(host: &Host, path: &str, bytes: Bytes) -> Result<(), HostCallError> {
-    host.put(path, bytes, Deadline::Record).await.map_err(call_error)
+    host.put(path, bytes, Deadline::Small).await.map_err(call_error)
 }
 
 async fn get(host: &Host, path: &str, bytes_max: usize) -> Result<Bytes, HostCallError> {
@@ -97,7 +97,7 @@ async fn get(host: &Host, path: &str, bytes_max: usize) -> Result<Bytes, HostCal
 }
 
 async fn list(host: &Host, prefix: &str, after: Option<&str>, paths_max: usize) -> Result<Vec<String>, HostCallError> {
-    let found = host.list(prefix, after, paths_max).await.map_err(call_error)?;
+    let found = host.list_after(prefix.trim_end_matches('/'), after, paths_max).await.map_err(call_error)?;
     Ok(found.into_iter().map(|(path, _)| path).collect())
 }
 

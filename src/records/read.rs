@@ -2,7 +2,7 @@
 
 use std::{
     cmp::Ordering,
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     sync::{Arc, Mutex},
 };
 
@@ -60,8 +60,7 @@ async fn read(ask: Ask) -> Result<Found, RecordError> {
     for version in &found.versions {
         inner.accept(version);
     }
-    job.tend();
-    if !job.pending.is_empty() {
+    if job.has_tail() {
         inner.leave_running(job.finish());
     }
     Ok(found)
@@ -195,13 +194,7 @@ impl Ask {
         Ok(Some((key, view)))
     }
 
-    fn verify(
-        &self,
-        key: &RecordKey,
-        order: &Order,
-        path: &str,
-        object: &bytes::Bytes,
-    ) -> Result<Checked, super::InvalidRecord> {
+    fn verify(&self, key: &RecordKey, order: &Order, path: &str, object: &bytes::Bytes) -> Result<Checked, super::InvalidRecord> {
         let verified = || self.verified.lock().expect("no code panics while it holds this lock");
         let known = verified().get(path).cloned().or_else(|| self.inner.floors.get(key));
         let version = self.inner.verify(key, order, object, known.as_ref())?;
@@ -230,12 +223,31 @@ enum Time {
 }
 
 /// How the views stand on one record.
+#[derive(Default)]
 struct Standing {
     best: Option<Checked>,
     /// Hosts that have the best.
     holders: usize,
     /// Hosts that surely have nothing above the best.
     clean: usize,
+}
+
+/// One record of the group, while it is read.
+#[derive(Default)]
+struct Case {
+    standing: Standing,
+    /// Write-backs planned or under way.
+    writes_pending: usize,
+    /// Hosts and hashes of versions: each write is tried once.
+    written: BTreeSet<(usize, [u8; 32])>,
+    /// Each deletion is tried once.
+    swept: BTreeSet<(usize, Order)>,
+}
+
+/// Something to be done on a host.
+enum Change {
+    Write(usize, Checked),
+    Sweep(usize, String),
 }
 
 /// One read, from the first question to the last repair.
@@ -246,9 +258,11 @@ struct ReadJob {
     changes_pending: usize,
     views: BTreeMap<usize, View>,
     failed: Vec<(usize, String)>,
-    /// Writes and deletions begun, by host and path and what is written: each is tried once.
-    begun: HashSet<(usize, String, Option<[u8; 32]>)>,
-    writes_pending: BTreeMap<RecordKey, usize>,
+    cases: BTreeMap<RecordKey, Case>,
+    /// Records whose standing has to be worked out again.
+    stale: BTreeSet<RecordKey>,
+    /// Changes that wait for others to end.
+    planned: VecDeque<Change>,
 }
 
 impl ReadJob {
@@ -264,11 +278,12 @@ impl ReadJob {
             views_pending: pending.len(),
             changes_pending: 0,
             pending,
-            ask,
             views: BTreeMap::new(),
             failed: Vec::new(),
-            begun: HashSet::new(),
-            writes_pending: BTreeMap::new(),
+            cases: BTreeMap::new(),
+            stale: ask.only.iter().cloned().collect(),
+            planned: VecDeque::new(),
+            ask,
         }
     }
 
@@ -301,6 +316,9 @@ impl ReadJob {
                 self.views_pending -= 1;
                 let tops = view.records.values().filter_map(|record| record.top.as_ref());
                 tops.for_each(|top| self.ask.inner.floors.saw(top));
+                // Records this host does not have, too: it is one more witness.
+                self.stale.extend(self.cases.keys().cloned());
+                self.stale.extend(view.records.keys().cloned());
                 self.views.insert(host, view);
             }
             Event::Viewed(host, Err(error)) => {
@@ -309,13 +327,14 @@ impl ReadJob {
             }
             Event::Wrote(host, version, result) => {
                 self.changes_pending -= 1;
-                let key = &version.record().key;
-                *self.writes_pending.get_mut(key).expect("counted when it began") -= 1;
+                let key = version.record().key.clone();
+                self.cases.get_mut(&key).expect("made when it was planned").writes_pending -= 1;
                 match result {
                     Ok(()) => {
                         count(&self.ask.inner.counters.written_back);
                         let view = self.views.get_mut(&host).expect("only hosts with a view are written to");
-                        view.records.entry(key.clone()).or_default().gained(version.clone());
+                        view.records.entry(key.clone()).or_default().gained(version);
+                        self.stale.insert(key);
                     }
                     Err(error) => self.failed.push((host, error.to_string())),
                 }
@@ -337,6 +356,13 @@ impl ReadJob {
             let possible = self.views.len() + late;
             return (possible < need || time == Time::Up).then(|| Err(self.unavailable(possible, time)));
         }
+        for key in self.judge() {
+            let standing = &self.cases[&key].standing;
+            if standing.clean >= need && standing.holders < need {
+                self.plan_writes(&key);
+            }
+        }
+        self.start_changes();
         let mut found = Found { versions: Vec::new(), extent: Extent::Complete };
         // A single record is never cut: its newest version lists first.
         let whole = self.views.values().filter(|view| view.cut.is_none()).count();
@@ -345,22 +371,19 @@ impl ReadJob {
         }
         let mut waiting = false;
         let mut least = usize::MAX;
-        for (key, standing) in self.standings() {
+        for case in self.cases.values() {
+            let standing = &case.standing;
             let have = match &standing.best {
                 _ if standing.clean < need => standing.clean,
                 // A majority surely has nothing: it does not exist.
                 None => continue,
-                Some(_) => standing.holders,
-            };
-            match standing.best {
-                Some(best) if have >= need => {
-                    found.versions.push(best);
+                Some(best) if standing.holders >= need => {
+                    found.versions.push(best.clone());
                     continue;
                 }
-                Some(best) if standing.clean >= need => waiting |= self.write_back(&best),
-                _ => {}
-            }
-            waiting |= self.views_pending > 0 || self.writes_pending.get(&key).is_some_and(|writes| *writes > 0);
+                Some(_) => standing.holders,
+            };
+            waiting |= self.views_pending > 0 || case.writes_pending > 0;
             least = least.min(have);
         }
         if waiting && time == Time::Left {
@@ -384,101 +407,108 @@ impl ReadJob {
         RecordError::Unavailable { have, need: self.ask.need, reasons }
     }
 
-    fn standings(&self) -> Vec<(RecordKey, Standing)> {
-        let mut keys: BTreeSet<&RecordKey> = self.views.values().flat_map(|view| view.records.keys()).collect();
-        keys.extend(&self.ask.only);
-        keys.retain(|key| self.ask.only.as_ref().is_none_or(|only| only == *key));
-        keys.into_iter().map(|key| (key.clone(), self.standing(key))).collect()
+    /// Works out the stale standings; gives the records concerned.
+    fn judge(&mut self) -> Vec<RecordKey> {
+        let mut stale: Vec<RecordKey> = std::mem::take(&mut self.stale).into_iter().collect();
+        stale.retain(|key| self.ask.only.as_ref().is_none_or(|only| only == key));
+        for key in &stale {
+            let standing = self.standing(key);
+            self.cases.entry(key.clone()).or_default().standing = standing;
+        }
+        stale
     }
 
     fn standing(&self, key: &RecordKey) -> Standing {
-        let views = || self.views.values().map(|view| view.records.get(key));
+        let views = || self.views.values().filter_map(|view| view.records.get(key));
         let mut best = self.ask.inner.floors.get(key);
-        for top in views().flatten().filter_map(|record| record.top.as_ref()) {
+        for top in views().filter_map(|record| record.top.as_ref()) {
             if best.as_ref().is_none_or(|best| top.rank(best) == Ordering::Greater) {
                 best = Some(top.clone());
             }
         }
         let is_best = |top: &Checked| best.as_ref().is_some_and(|best| top.rank(best) == Ordering::Equal);
-        let holders = views().flatten().filter(|record| record.top.as_ref().is_some_and(is_best)).count();
+        let holders = views().filter(|record| record.top.as_ref().is_some_and(is_best)).count();
         let is_clean = |record: &RecordView| match (&record.unreadable, &best) {
             (None, _) => true,
             (Some(unreadable), Some(best)) => *unreadable <= best.record().order,
             (Some(_), None) => false,
         };
-        let clean = (self.views.values())
-            .filter(|view| view.covers(key) && view.records.get(key).is_none_or(is_clean))
-            .count();
+        let clean = (self.views.values()).filter(|view| view.covers(key) && view.records.get(key).is_none_or(is_clean)).count();
         Standing { best, holders, clean }
     }
 
-    /// Writes `best` to hosts with a view that lack it, each once. True if there are more than may run now.
+    /// Plans to write the best version to hosts with a view that lack it.
     ///
     /// Hosts without a view are left alone: they may have another version of the same order, which must not be
     /// overwritten unseen.
-    fn write_back(&mut self, best: &Checked) -> bool {
-        let key = &best.record().key;
+    fn plan_writes(&mut self, key: &RecordKey) {
+        let case = self.cases.get_mut(key).expect("only judged records are planned for");
+        let Some(best) = &case.standing.best else { return };
         let has_best = |record: &RecordView| record.top.as_ref().is_some_and(|top| top.rank(best) != Ordering::Less);
-        let lacking: Vec<usize> = (self.views.iter())
-            .filter(|(_, view)| !view.records.get(key).is_some_and(has_best))
-            .map(|(host, _)| *host)
-            .collect();
-        for host in lacking {
-            let path = key.path(&best.record().order);
-            let change = (host, path.clone(), Some(best.hash()));
-            if self.begun.contains(&change) {
-                continue;
+        for (host, view) in &self.views {
+            if !view.records.get(key).is_some_and(has_best) && case.written.insert((*host, best.hash())) {
+                case.writes_pending += 1;
+                self.planned.push_back(Change::Write(*host, best.clone()));
             }
-            if self.changes_pending >= CHANGES_AT_ONCE {
-                return true;
-            }
-            self.begun.insert(change);
-            self.changes_pending += 1;
-            *self.writes_pending.entry(key.clone()).or_default() += 1;
-            let (ask, best) = (self.ask.clone(), best.clone());
-            let call = async move {
-                let result = ask.inner.hosts.put(host, &path, best.object().clone()).await;
-                Event::Wrote(host, best, result)
-            };
-            self.pending.push(Box::pin(call));
         }
-        false
     }
 
-    /// Deletes versions older than `best`, which is at its quorum, on hosts that have it.
-    fn sweep(&mut self, best: &Checked) {
-        let key = &best.record().key;
-        let mut old = Vec::new();
+    /// Plans to delete what is older than the best version, which is at its quorum, on hosts that have that one.
+    fn plan_sweeps(&mut self, key: &RecordKey) {
+        let case = self.cases.get_mut(key).expect("only judged records are planned for");
+        let Some(best) = &case.standing.best else { return };
         for (host, view) in &self.views {
             let Some(record) = view.records.get(key) else { continue };
-            if record.top.as_ref().is_some_and(|top| top.rank(best) == Ordering::Equal) {
-                let older = record.listed.iter().filter(|(order, _)| *order < best.record().order);
-                old.extend(older.map(|(_, path)| (*host, path.clone())));
+            if record.top.as_ref().is_none_or(|top| top.rank(best) != Ordering::Equal) {
+                continue;
             }
-        }
-        for (host, path) in old {
-            if self.changes_pending >= CHANGES_AT_ONCE {
-                return;
-            }
-            if self.begun.insert((host, path.clone(), None)) {
-                self.changes_pending += 1;
-                let ask = self.ask.clone();
-                let call = async move { Event::Swept(ask.inner.hosts.delete(host, &path).await) };
-                self.pending.push(Box::pin(call));
+            for (order, path) in record.listed.iter().filter(|(order, _)| *order < best.record().order) {
+                if case.swept.insert((*host, *order)) {
+                    self.planned.push_back(Change::Sweep(*host, path.clone()));
+                }
             }
         }
     }
 
-    /// Starts what the views call for: bring the newest to every host, accept what is at its quorum, sweep.
-    fn tend(&mut self) {
-        for (_, standing) in self.standings() {
-            let Some(best) = standing.best else { continue };
-            self.write_back(&best);
-            if standing.holders >= self.ask.need {
-                self.ask.inner.accept(&best);
-                self.sweep(&best);
+    fn start_changes(&mut self) {
+        while self.changes_pending < CHANGES_AT_ONCE
+            && let Some(change) = self.planned.pop_front()
+        {
+            self.changes_pending += 1;
+            let inner = self.ask.inner.clone();
+            self.pending.push(Box::pin(async move {
+                match change {
+                    Change::Write(host, version) => {
+                        let path = version.record().key.path(&version.record().order);
+                        let result = inner.hosts.put(host, &path, version.object().clone()).await;
+                        Event::Wrote(host, version, result)
+                    }
+                    Change::Sweep(host, path) => Event::Swept(inner.hosts.delete(host, &path).await),
+                }
+            }));
+        }
+    }
+
+    /// Starts what the views of these records call for: bring the newest to every host, accept what is at its quorum, sweep.
+    fn tend(&mut self, keys: &[RecordKey]) {
+        for key in keys {
+            self.plan_writes(key);
+            let standing = &self.cases[key].standing;
+            if let Some(best) = &standing.best
+                && standing.holders >= self.ask.need
+            {
+                self.ask.inner.accept(best);
+                self.plan_sweeps(key);
             }
         }
+        self.start_changes();
+    }
+
+    /// Starts what is left to do after the answer. True if there is something.
+    fn has_tail(&mut self) -> bool {
+        let keys: Vec<RecordKey> = self.cases.keys().cloned().collect();
+        self.tend(&keys);
+        !self.pending.is_empty()
     }
 
     /// Goes on after the answer until nothing is left to do.
@@ -486,7 +516,8 @@ impl ReadJob {
         while let Some(event) = self.pending.next().await {
             self.absorb(event);
             self.absorb_ready();
-            self.tend();
+            let keys = self.judge();
+            self.tend(&keys);
         }
     }
 }

@@ -46,8 +46,7 @@ pub(super) enum Mode {
 
 impl Mode {
     /// The faults of which any e hosts are borne.
-    pub(super) const FAULTS: [Mode; 7] =
-        [Mode::Slow, Mode::Down, Mode::Hang, Mode::Corrupt, Mode::Stale, Mode::Forge, Mode::Empty];
+    pub(super) const FAULTS: [Mode; 7] = [Mode::Slow, Mode::Down, Mode::Hang, Mode::Corrupt, Mode::Stale, Mode::Forge, Mode::Empty];
 }
 
 pub(super) struct SimHosts {
@@ -66,12 +65,7 @@ struct SimHost {
 
 impl SimHosts {
     pub(super) fn new(seed: u64, hosts: usize, e: usize) -> Arc<SimHosts> {
-        let row = |index: usize| HostRow {
-            id: HostId([index as u8; 16]),
-            zone: String::new(),
-            weight: 1,
-            state: RowState::Active,
-        };
+        let row = |index: usize| HostRow { id: HostId([index as u8; 16]), zone: String::new(), weight: 1, state: RowState::Active };
         let host = |_| Mutex::new(SimHost { mode: Mode::Up, objects: BTreeMap::new() });
         Arc::new(SimHosts {
             e,
@@ -209,13 +203,7 @@ impl RecordHosts for SimHosts {
         if object.len() > bytes_max { Err(HostCallError::TooLarge) } else { Ok(object) }
     }
 
-    async fn list(
-        &self,
-        host: usize,
-        prefix: &str,
-        after: Option<&str>,
-        paths_max: usize,
-    ) -> Result<Vec<String>, HostCallError> {
+    async fn list(&self, host: usize, prefix: &str, after: Option<&str>, paths_max: usize) -> Result<Vec<String>, HostCallError> {
         let _flight = self.flight();
         let mode = self.enter(host).await?;
         let from = after.map_or(Bound::Included(prefix), Bound::Excluded);

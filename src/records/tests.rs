@@ -132,6 +132,8 @@ async fn a_damaged_newest_copy_is_no_witness_for_an_older_one() {
     for host in &placed[..3] {
         hosts.plant(*host, &path, &bytes::Bytes::from_static(b"rotten"));
     }
+    // The last good copy comes last: a majority has answered before, and must not be believed.
+    hosts.set(placed[3], Mode::Slow);
     let records = node(&hosts);
     assert_eq!(newest_number(&records, &key).await, Some(2));
     records.settle().await;
@@ -191,6 +193,27 @@ async fn what_one_read_saw_every_later_read_sees() {
     placed[1..].iter().for_each(|host| hosts.set(*host, Mode::Stale));
     placed[4..].iter().for_each(|host| hosts.set(*host, Mode::Down));
     assert_unavailable(node(&hosts).newest(&key).await, (1, 4));
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_swept_for_a_version_below_its_quorum() {
+    let hosts = SimHosts::new(1, 7, 3);
+    let (key, records) = (site(1), node(&hosts));
+    let placed = hosts.of(&key);
+    plant(&hosts, &placed, version(&key, 1));
+    plant(&hosts, &placed[..1], version(&key, 2));
+    hosts.set(placed[0], Mode::Slow);
+    placed[1..5].iter().for_each(|host| hosts.set(*host, Mode::Stale));
+    placed[5..].iter().for_each(|host| hosts.set(*host, Mode::Down));
+    assert_eq!(newest_number(&records, &key).await, Some(1));
+    records.settle().await;
+    assert_eq!(hosts.holders(&key, &Order::version(1)), 7);
+    // It was seen, so this node answers with it or not at all.
+    assert_unavailable(records.newest(&key).await, (1, 4));
+    hosts.set_all(Mode::Up);
+    assert_eq!(newest_number(&records, &key).await, Some(2));
+    records.settle().await;
+    assert_eq!((hosts.holders(&key, &Order::version(1)), hosts.holders(&key, &Order::version(2))), (0, 7));
 }
 
 #[tokio::test(start_paused = true)]
@@ -379,11 +402,10 @@ async fn dropped_calls_stop_and_tails_are_bounded() {
     for _ in 0..TAILS_MAX + 20 {
         let one = tokio::time::timeout(Duration::from_millis(500), records.newest(&key));
         one.await.expect("one host that hangs delays nobody").unwrap();
-        tokio::time::resume();
-        tokio::time::pause();
     }
     let in_flight = hosts.in_flight.load(Relaxed);
-    assert!(in_flight <= TAILS_MAX as i64 * 2, "{in_flight}");
+    assert!(in_flight <= TAILS_MAX as i64, "{in_flight}");
+    assert!(records.counts().tails_dropped >= 20);
     records.settle().await;
     assert_eq!(hosts.in_flight.load(Relaxed), 0);
 }
@@ -528,7 +550,7 @@ async fn a_scan_bears_changes_under_way() {
 // ---------------------------------------------------------------------------------------------- random schedules
 
 /// Seeds tried in one run; about a second. A failure prints its seed.
-const SEEDS: u64 = 400;
+const SEEDS: u64 = 200;
 const ROUNDS: usize = 8;
 
 /// What must be seen by every call that starts from now on.

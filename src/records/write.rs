@@ -16,8 +16,7 @@ use tokio::{
 };
 
 use super::{
-    HostCallError, Inner, PUT_DEADLINE, Record, RecordError, RecordKey, Signer, count, envelope::Checked, join_reasons,
-    read,
+    HostCallError, Inner, PUT_DEADLINE, Record, RecordError, RecordKey, Signer, count, envelope::Checked, join_reasons, read,
 };
 
 /// See [`super::Records::put`].

@@ -1,154 +1,708 @@
-//! PLACEHOLDER (dropped at the merge): a plain host over any object store.
+//! One storage host, over any object store: what the rest of the renter talks to.
+//!
+//! **Does**: every call with time-outs (the table below), answers that are never longer than asked for, a state that is true within a minute, and
+//! the figures by which hosts are chosen. **Hides**: the object store's trait and its errors. **Must never know**: sectors, placement, other hosts. It does not
+//! retry: one layer above does, with a budget. Every call may be dropped at any time.
+//!
+//! **State**: down until its marker was read and is the right one, and again when it is gone, foreign, or the host stops answering; then calls fail at
+//! once, and the marker is tried again every few seconds. Read-only while it has no space or refuses writes; puts are still tried, because the store knows better.
+
+mod latency;
 
 use std::{
+    error::Error,
     fmt,
+    io::{self, ErrorKind},
     ops::Range,
+    str::FromStr,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
-use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt, path::Path};
+use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutOptions, path::Path};
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
 
+use super::{
+    folder::{FolderError, Space},
+    marker::{self, MarkerError, PortalId},
+};
+
+pub use latency::{Operation, Prediction, SizeClass};
+use latency::Latency;
+
+/// The time one kind of call may take.
+struct Limits {
+    /// Until the store begins to answer.
+    first_byte: Duration,
+    /// Between two parts of an answer.
+    stall: Duration,
+    /// All of it.
+    whole: Duration,
+}
+
+// The outer bounds: readers hedge long before. A sleeping disk needs up to 10 s to spin up and a far bucket under load a few seconds to
+// begin, so first bytes get 15 s; a stream that gives nothing for 5 s will not end well; a piece of 4 MiB in 30 s is 140 KiB/s, below which a host is of no use.
+const GET: Limits = limits(15, 5, 30);
+const SIZE: Limits = limits(15, 5, 15);
+/// A page of keys may make a cold disk read many folders.
+const LIST: Limits = limits(30, 15, 60);
+const DELETE: Limits = limits(15, 5, 15);
+/// Somebody waits for a record: better to go on without this host.
+const PUT_SMALL: Limits = limits(15, 5, 15);
+/// A sector is 4 MiB, up to 30 may be on their way to the same disk.
+const PUT_SECTOR: Limits = limits(60, 5, 60);
+/// Looking at the marker decides whether a host is up at start: no longer than one may wait then.
+const MARKER: Limits = limits(10, 5, 10);
+
+const fn limits(first_byte_s: u64, stall_s: u64, whole_s: u64) -> Limits {
+    Limits {
+        first_byte: Duration::from_secs(first_byte_s),
+        stall: Duration::from_secs(stall_s),
+        whole: Duration::from_secs(whole_s),
+    }
+}
+
+/// The marker is looked at this often: an unmounted disk is known within a minute.
+pub const MARKER_EVERY: Duration = Duration::from_secs(60);
+/// And this often while something is wrong.
+pub const MARKER_RETRY: Duration = Duration::from_secs(5);
+/// Calls in a row that fail or take too long, after which a host counts as down: enough not to be chance, few enough to stop waiting.
+const FAILURES_IN_A_ROW_MAX: u32 = 8;
+/// Looks at the marker in a row that fail for no clear reason before a host counts as down.
+const MARKER_MISSES_MAX: u32 = 2;
+
+/// 128 random bits, made once and kept in the host's marker.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HostId(pub [u8; 16]);
+
+impl HostId {
+    pub fn random() -> HostId {
+        HostId(rand::random())
+    }
+}
+
 impl fmt::Display for HostId {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(&hex::encode(self.0))
     }
 }
+
 impl fmt::Debug for HostId {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{self}")
+        write!(out, "HostId({self})")
     }
 }
 
-#[derive(Debug, thiserror::Error)]
-pub enum HostError {
-    #[error("not found")]
-    NotFound,
-    #[error("down: {0}")]
-    Down(String),
-    #[error("read-only")]
-    ReadOnly,
-    #[error("timed out")]
-    TimedOut,
-    #[error("too large")]
-    TooLarge,
-    #[error("full")]
-    Full,
-    #[error("transient: {0}")]
-    Transient(String),
+impl FromStr for HostId {
+    type Err = hex::FromHexError;
+
+    fn from_str(text: &str) -> Result<HostId, hex::FromHexError> {
+        let mut id = [0; 16];
+        hex::decode_to_slice(text, &mut id)?;
+        Ok(HostId(id))
+    }
 }
 
+/// Why a host is down.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DownReason {
+    #[error("not looked at yet")]
+    NotCheckedYet,
+    #[error("it does not answer")]
+    NotAnswering,
+    #[error("too many calls in a row failed, last: {0}")]
+    Failing(String),
+    /// What [`MarkerError`] says.
+    #[error("{0}")]
+    Marker(String),
+}
+
+/// Whether a host can be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HostState {
     Up,
+    /// Reads and removals work.
     ReadOnly,
-    Down { reason: String },
+    Down {
+        reason: DownReason,
+    },
 }
-#[derive(Clone, Debug)]
-pub struct HostHealth {
-    pub state: HostState,
-    pub wrong_pieces: u64,
-    pub in_flight: u32,
+
+/// Why a call to a host failed.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum HostError {
+    #[error("there is no such object")]
+    NotFound,
+    #[error("the host is down: {0}")]
+    Down(DownReason),
+    #[error("the host takes no writes")]
+    ReadOnly,
+    #[error("the host is full")]
+    Full,
+    #[error("the host took too long")]
+    TimedOut,
+    #[error("the object is longer than the limit")]
+    TooLarge,
+    /// It answered something else than was asked for; the host is to blame, asking it again does not help.
+    #[error("the host answered wrongly: {0}")]
+    Misanswered(&'static str),
+    /// No object can have this path; our own mistake.
+    #[error("no object path: {0}")]
+    BadPath(String),
+    /// May go better next time.
+    #[error("the host failed: {0}")]
+    Transient(#[source] Arc<object_store::Error>),
 }
-#[derive(Clone, Debug)]
+
+/// What of an object is wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ReadRange {
+    /// All of it, refused if longer than `max` bytes.
     Whole { max: u64 },
+    /// These bytes. The answer is shorter only where the object ends; an object that ends before the first of them is an error.
     Range(Range<u64>),
+    /// The first bytes, fewer if the object is shorter.
     Prefix(u64),
 }
-#[derive(Clone, Copy, Debug)]
+
+/// How long a put may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Deadline {
+    /// A record: somebody waits for it.
     Small,
+    /// A piece of a slab or a base sector.
     Sector,
 }
 
-#[derive(Clone)]
-pub struct Host(Arc<Inner>);
-struct Inner {
-    id: HostId,
-    store: Arc<dyn ObjectStore>,
-    state: std::sync::Mutex<HostState>,
-    wrong: AtomicU64,
-    in_flight: AtomicU32,
+/// One line of a host's latencies.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LatencyRow {
+    pub operation: Operation,
+    pub size: SizeClass,
+    pub prediction: Prediction,
 }
 
-const CALL_MAX: Duration = Duration::from_secs(10);
+/// What is known of a host.
+#[derive(Clone, Debug)]
+pub struct HostHealth {
+    pub state: HostState,
+    /// Bytes of the objects on it, if it counts them and has finished counting.
+    pub used_bytes: Option<u64>,
+    /// Free bytes, if it knows.
+    pub free_bytes: Option<u64>,
+    pub latency: Vec<LatencyRow>,
+    pub calls: u64,
+    /// Calls that failed for the host's fault; time-outs are among them.
+    pub failures: u64,
+    pub time_outs: u64,
+    /// Answers that did not pass the check.
+    pub wrong_pieces: u64,
+    pub in_flight: u32,
+}
 
-fn map(error: object_store::Error) -> HostError {
-    match error {
-        object_store::Error::NotFound { .. } => HostError::NotFound,
-        other => HostError::Transient(other.to_string()),
-    }
+/// What makes a host.
+#[derive(Clone, Debug)]
+pub struct HostOptions {
+    pub id: HostId,
+    /// The portal it has to belong to.
+    pub portal: PortalId,
+    /// As configured; for people.
+    pub url: String,
+    /// A folder's [`Space`], where there is one.
+    pub space: Option<Arc<Space>>,
+}
+
+/// A host. Cheap to clone; all clones are one host.
+#[derive(Clone, Debug)]
+pub struct Host(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    options: HostOptions,
+    store: Arc<dyn ObjectStore>,
+    gate: Mutex<Gate>,
+    latency: Latency,
+    calls: AtomicU64,
+    failures: AtomicU64,
+    time_outs: AtomicU64,
+    wrong_pieces: AtomicU64,
+    in_flight: AtomicU32,
+    failures_in_a_row: AtomicU32,
+    went_down: Notify,
+}
+
+#[derive(Debug)]
+struct Gate {
+    down: Option<DownReason>,
+    refuses_writes: bool,
+    marker_misses: u32,
 }
 
 impl Host {
-    pub fn new(id: HostId, store: Arc<dyn ObjectStore>) -> Host {
-        Host(Arc::new(Inner { id, store, state: HostState::Up.into(), wrong: 0.into(), in_flight: 0.into() }))
+    /// A host that is down until [`Host::check`] or [`Host::watch`] has seen its marker. Touches nothing yet.
+    pub fn new(store: Arc<dyn ObjectStore>, options: HostOptions) -> Host {
+        let gate = Gate { down: Some(DownReason::NotCheckedYet), refuses_writes: false, marker_misses: 0 };
+        Host(Arc::new(Inner {
+            options,
+            store,
+            gate: Mutex::new(gate),
+            latency: Latency::new(),
+            calls: AtomicU64::new(0),
+            failures: AtomicU64::new(0),
+            time_outs: AtomicU64::new(0),
+            wrong_pieces: AtomicU64::new(0),
+            in_flight: AtomicU32::new(0),
+            failures_in_a_row: AtomicU32::new(0),
+            went_down: Notify::new(),
+        }))
     }
+
+    /// A host over a store without a marker, up from the start.
+    #[cfg(test)]
+    pub fn up(id: HostId, store: Arc<dyn ObjectStore>) -> Host {
+        let options = HostOptions { id, portal: PortalId([0; 32]), url: format!("test:{id}"), space: None };
+        let host = Host::new(store, options);
+        host.0.gate().down = None;
+        host
+    }
+
     pub fn id(&self) -> HostId {
-        self.0.id
+        self.0.options.id
     }
+
     pub fn url(&self) -> &str {
-        "mem:"
+        &self.0.options.url
     }
-    pub fn set_state(&self, state: HostState) {
-        *self.0.state.lock().unwrap() = state;
+
+    /// Stores an object, durably by the store's own promise.
+    pub async fn put(&self, path: &str, bytes: Bytes, deadline: Deadline) -> Result<(), HostError> {
+        let limits = match deadline {
+            Deadline::Small => &PUT_SMALL,
+            Deadline::Sector => &PUT_SECTOR,
+        };
+        let size = SizeClass::of(bytes.len() as u64);
+        let location = parse(path)?;
+        let put = async {
+            let put = self.0.store.put_opts(&location, bytes.into(), PutOptions::default());
+            put.await.map(|_| ()).map_err(classify)
+        };
+        self.call(Operation::Put, size, limits, put).await
     }
-    pub fn health(&self) -> HostHealth {
-        HostHealth {
-            state: self.0.state.lock().unwrap().clone(),
-            wrong_pieces: self.0.wrong.load(Relaxed),
-            in_flight: self.0.in_flight.load(Relaxed),
+
+    /// Reads an object or a part of it: never more than asked for.
+    pub async fn get(&self, path: &str, range: ReadRange) -> Result<Bytes, HostError> {
+        let location = parse(path)?;
+        let (wanted, max) = match &range {
+            ReadRange::Whole { max } => (None, *max),
+            ReadRange::Range(range) => (Some(range.clone()), range.end.saturating_sub(range.start)),
+            ReadRange::Prefix(len) => (Some(0..*len), *len),
+        };
+        if wanted.as_ref().is_some_and(|wanted| wanted.is_empty()) {
+            return Ok(Bytes::new());
+        }
+        let get = self.read(&location, wanted, max);
+        self.call(Operation::Get, SizeClass::of(max), &GET, get).await
+    }
+
+    /// Length of an object in bytes.
+    pub async fn size(&self, path: &str) -> Result<u64, HostError> {
+        let location = parse(path)?;
+        let size = async { self.0.store.head(&location).await.map(|meta| meta.size).map_err(classify) };
+        self.call(Operation::Size, SizeClass::Small, &SIZE, size).await
+    }
+
+    /// Removes an object; it is no error if there is none.
+    pub async fn delete(&self, path: &str) -> Result<(), HostError> {
+        let location = parse(path)?;
+        let delete = async {
+            match self.0.store.delete(&location).await.map_err(classify) {
+                Err(HostError::NotFound) => Ok(()),
+                other => other,
+            }
+        };
+        self.call(Operation::Delete, SizeClass::Small, &DELETE, delete).await
+    }
+
+    /// The first `max_keys` objects under a prefix of whole parts, in key order, with their lengths.
+    pub async fn list(&self, prefix: &str, max_keys: usize) -> Result<Vec<(String, u64)>, HostError> {
+        self.list_after(prefix, None, max_keys).await
+    }
+
+    /// Like [`Host::list`], from after a key on: the last key of one answer asks for the next.
+    pub async fn list_after(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        max_keys: usize,
+    ) -> Result<Vec<(String, u64)>, HostError> {
+        let prefix = if prefix.is_empty() { None } else { Some(parse(prefix)?) };
+        let after = after.map(parse).transpose()?;
+        let list = self.read_list(prefix, after, max_keys);
+        self.call(Operation::List, SizeClass::Small, &LIST, list).await
+    }
+
+    /// What to expect of a call; `None` if there was none of its kind yet.
+    pub fn predict(&self, operation: Operation, size: SizeClass) -> Option<Prediction> {
+        self.0.latency.predict(operation, size)
+    }
+
+    /// Calls under way.
+    pub fn in_flight(&self) -> u32 {
+        self.0.in_flight.load(Relaxed)
+    }
+
+    pub fn state(&self) -> HostState {
+        let gate = self.0.gate();
+        match &gate.down {
+            Some(reason) => HostState::Down { reason: reason.clone() },
+            None if gate.refuses_writes || self.below_floor() => HostState::ReadOnly,
+            None => HostState::Up,
         }
     }
-    pub fn charge_wrong(&self) {
-        self.0.wrong.fetch_add(1, Relaxed);
+
+    pub fn health(&self) -> HostHealth {
+        let space = self.0.options.space.as_ref();
+        let cells = Operation::ALL.into_iter().flat_map(|operation| SizeClass::ALL.map(|size| (operation, size)));
+        let latency = cells.filter_map(|(operation, size)| {
+            self.predict(operation, size).map(|prediction| LatencyRow { operation, size, prediction })
+        });
+        HostHealth {
+            state: self.state(),
+            used_bytes: space.and_then(|space| space.used_bytes()),
+            free_bytes: space.and_then(|space| space.free_bytes()),
+            latency: latency.collect(),
+            calls: self.0.calls.load(Relaxed),
+            failures: self.0.failures.load(Relaxed),
+            time_outs: self.0.time_outs.load(Relaxed),
+            wrong_pieces: self.0.wrong_pieces.load(Relaxed),
+            in_flight: self.in_flight(),
+        }
     }
-    async fn call<T>(&self, f: impl Future<Output = Result<T, HostError>>) -> Result<T, HostError> {
-        if let HostState::Down { reason } = self.health().state {
+
+    /// An answer of this host did not pass its check.
+    pub fn charge_wrong(&self) {
+        self.0.wrong_pieces.fetch_add(1, Relaxed);
+    }
+
+    /// Looks at the marker once, within its time-out, and sets the state by it.
+    pub async fn check(&self) -> HostState {
+        let options = &self.0.options;
+        let found = match timeout(MARKER.whole, marker::read(&*self.0.store)).await {
+            Ok(found) => found.and_then(|marker| marker.verify(options.portal, Some(options.id))),
+            Err(_) => {
+                self.0.missed(DownReason::NotAnswering);
+                return self.state();
+            }
+        };
+        match found {
+            Ok(()) => self.0.came_up(),
+            Err(error @ MarkerError::Store(_)) => self.0.missed(DownReason::Marker(error.to_string())),
+            Err(error) => self.0.set_down(DownReason::Marker(error.to_string())),
+        }
+        self.state()
+    }
+
+    /// Keeps the state true until told to stop: looks at the marker every minute, and every few seconds while something is wrong.
+    pub async fn watch(self, stop: CancellationToken) {
+        loop {
+            tokio::select! {
+                _ = stop.cancelled() => return,
+                _ = self.check() => {}
+            }
+            let started = Instant::now();
+            loop {
+                let wait = if self.0.is_well() { MARKER_EVERY } else { MARKER_RETRY };
+                let left = wait.saturating_sub(started.elapsed());
+                tokio::select! {
+                    _ = stop.cancelled() => return,
+                    _ = sleep(left) => break,
+                    // Then the wait is a shorter one.
+                    _ = self.0.went_down.notified() => {}
+                }
+            }
+        }
+    }
+
+    fn below_floor(&self) -> bool {
+        self.0.options.space.as_ref().is_some_and(|space| space.below_floor())
+    }
+
+    async fn call<T: Answer>(
+        &self,
+        operation: Operation,
+        size: SizeClass,
+        limits: &Limits,
+        work: impl Future<Output = Result<T, HostError>>,
+    ) -> Result<T, HostError> {
+        if let Some(reason) = self.0.gate().down.clone() {
             return Err(HostError::Down(reason));
         }
-        tokio::time::timeout(CALL_MAX, f).await.unwrap_or(Err(HostError::TimedOut))
+        let call = Call::start(&self.0, operation, size);
+        let result = timeout(limits.whole, work).await.unwrap_or(Err(HostError::TimedOut));
+        call.end(&result);
+        result
     }
-    pub async fn put(&self, path: &str, bytes: Bytes, _class: Deadline) -> Result<(), HostError> {
-        self.call(async {
-            self.0.store.put(&Path::from(path), bytes.into()).await.map_err(map)?;
-            Ok(())
-        })
-        .await
-    }
-    pub async fn get(&self, path: &str, range: ReadRange) -> Result<Bytes, HostError> {
-        self.call(async {
-            let range = match range {
-                ReadRange::Whole { max } => GetRange::Bounded(0..max + 1),
-                ReadRange::Range(range) => GetRange::Bounded(range),
-                ReadRange::Prefix(len) => GetRange::Bounded(0..len),
-            };
-            let options = GetOptions { range: Some(range), ..Default::default() };
-            self.0.store.get_opts(&Path::from(path), options).await.map_err(map)?.bytes().await.map_err(map)
-        })
-        .await
-    }
-    pub async fn size(&self, path: &str) -> Result<u64, HostError> {
-        self.call(async { Ok(self.0.store.head(&Path::from(path)).await.map_err(map)?.size) }).await
-    }
-    pub async fn delete(&self, path: &str) -> Result<(), HostError> {
-        self.call(async { self.0.store.delete(&Path::from(path)).await.map_err(map) }).await
-    }
-    pub async fn list(&self, prefix: &str, _max: usize) -> Result<Vec<(String, u64)>, HostError> {
-        let mut all = self.0.store.list(Some(&Path::from(prefix)));
-        let mut out = Vec::new();
-        while let Some(item) = all.next().await {
-            let item = item.map_err(map)?;
-            out.push((item.location.to_string(), item.size));
+
+    /// Reads at most `max` bytes; `wanted` is the range to ask for.
+    async fn read(&self, location: &Path, wanted: Option<Range<u64>>, max: u64) -> Result<Bytes, HostError> {
+        let options = GetOptions { range: wanted.clone().map(GetRange::Bounded), ..GetOptions::default() };
+        let asked = self.0.store.get_opts(location, options);
+        let found = timeout(GET.first_byte, asked).await.map_err(|_| HostError::TimedOut)?.map_err(classify)?;
+        let (range, size) = (found.range.clone(), found.meta.size);
+        match &wanted {
+            None if size > max => return Err(HostError::TooLarge),
+            None => {}
+            Some(wanted) if range.start != wanted.start || range.end != wanted.end.min(size) => {
+                return Err(HostError::Misanswered("another range"));
+            }
+            Some(_) => {}
         }
-        Ok(out)
+        let bytes = collect(found.into_stream(), max).await?;
+        if bytes.len() as u64 != range.end - range.start {
+            return Err(HostError::Misanswered("another length than it said"));
+        }
+        Ok(bytes)
+    }
+
+    async fn read_list(
+        &self,
+        prefix: Option<Path>,
+        after: Option<Path>,
+        max_keys: usize,
+    ) -> Result<Vec<(String, u64)>, HostError> {
+        let mut listed = match &after {
+            Some(after) => self.0.store.list_with_offset(prefix.as_ref(), after),
+            None => self.0.store.list(prefix.as_ref()),
+        };
+        let mut keys: Vec<(String, u64)> = Vec::new();
+        let mut patience = LIST.first_byte;
+        while keys.len() < max_keys {
+            let next = timeout(patience, listed.next()).await.map_err(|_| HostError::TimedOut)?;
+            let Some(meta) = next else { break };
+            let meta = meta.map_err(classify)?;
+            let key = String::from(meta.location);
+            // Paging rests on it.
+            if keys.last().is_some_and(|(last, _)| *last >= key) {
+                return Err(HostError::Misanswered("keys out of order"));
+            }
+            keys.push((key, meta.size));
+            patience = LIST.stall;
+        }
+        Ok(keys)
     }
 }
+
+impl Inner {
+    fn gate(&self) -> MutexGuard<'_, Gate> {
+        self.gate.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_well(&self) -> bool {
+        let gate = self.gate();
+        gate.down.is_none() && gate.marker_misses == 0
+    }
+
+    fn came_up(&self) {
+        self.failures_in_a_row.store(0, Relaxed);
+        let mut gate = self.gate();
+        // Writes are tried again: if they are still refused, the next one says so.
+        *gate = Gate { down: None, refuses_writes: false, marker_misses: 0 };
+    }
+
+    fn set_down(&self, reason: DownReason) {
+        let mut gate = self.gate();
+        if gate.down.as_ref() != Some(&reason) {
+            tracing::warn!(host = %self.options.url, %reason, "a host is down");
+        }
+        gate.down = Some(reason);
+    }
+
+    /// The marker could not be read, but nothing says that it is gone.
+    fn missed(&self, reason: DownReason) {
+        let mut gate = self.gate();
+        gate.marker_misses = gate.marker_misses.saturating_add(1);
+        let sure = gate.down.is_some() || gate.marker_misses >= MARKER_MISSES_MAX;
+        drop(gate);
+        if sure {
+            self.set_down(reason);
+        }
+    }
+
+    /// Counts how a call ended.
+    fn ended(&self, operation: Operation, error: Option<&HostError>) {
+        match error {
+            None | Some(HostError::NotFound | HostError::TooLarge | HostError::BadPath(_) | HostError::Down(_)) => {
+                self.failures_in_a_row.store(0, Relaxed);
+                if operation == Operation::Put && error.is_none() {
+                    self.gate().refuses_writes = false;
+                }
+            }
+            Some(HostError::Full | HostError::ReadOnly) => self.gate().refuses_writes = true,
+            Some(error @ (HostError::TimedOut | HostError::Transient(_) | HostError::Misanswered(_))) => {
+                self.failures.fetch_add(1, Relaxed);
+                if matches!(error, HostError::TimedOut) {
+                    self.time_outs.fetch_add(1, Relaxed);
+                }
+                if self.failures_in_a_row.fetch_add(1, Relaxed) + 1 == FAILURES_IN_A_ROW_MAX {
+                    self.set_down(DownReason::Failing(error.to_string()));
+                    self.went_down.notify_one();
+                }
+            }
+        }
+    }
+}
+
+/// How many bytes an answer moved, where only the answer tells.
+trait Answer {
+    fn bytes(&self) -> Option<u64>;
+}
+
+impl Answer for Bytes {
+    fn bytes(&self) -> Option<u64> {
+        Some(self.len() as u64)
+    }
+}
+
+impl Answer for () {
+    fn bytes(&self) -> Option<u64> {
+        None
+    }
+}
+
+impl Answer for u64 {
+    fn bytes(&self) -> Option<u64> {
+        None
+    }
+}
+
+impl Answer for Vec<(String, u64)> {
+    fn bytes(&self) -> Option<u64> {
+        None
+    }
+}
+
+/// A call under way; dropped before its end, it was given up.
+struct Call<'a> {
+    host: &'a Inner,
+    operation: Operation,
+    size: SizeClass,
+    started: Instant,
+    ended: bool,
+}
+
+impl Call<'_> {
+    fn start(host: &Inner, operation: Operation, size: SizeClass) -> Call<'_> {
+        host.calls.fetch_add(1, Relaxed);
+        host.in_flight.fetch_add(1, Relaxed);
+        Call { host, operation, size, started: Instant::now(), ended: false }
+    }
+
+    fn end<T: Answer>(mut self, result: &Result<T, HostError>) {
+        self.ended = true;
+        let moved = result.as_ref().ok().and_then(Answer::bytes);
+        let size = moved.map_or(self.size, SizeClass::of);
+        // A quick failure must not make a host look fast.
+        if matches!(result, Ok(_) | Err(HostError::NotFound | HostError::TimedOut)) {
+            self.host.latency.add(self.operation, size, self.started.elapsed());
+        }
+        self.host.ended(self.operation, result.as_ref().err());
+    }
+}
+
+impl Drop for Call<'_> {
+    fn drop(&mut self) {
+        self.host.in_flight.fetch_sub(1, Relaxed);
+        if !self.ended {
+            self.host.latency.add_given_up(self.operation, self.size, self.started.elapsed());
+        }
+    }
+}
+
+/// Joins a stream of at most `max` bytes; a single part is passed on as it is.
+async fn collect(
+    mut stream: futures::stream::BoxStream<'static, object_store::Result<Bytes>>,
+    max: u64,
+) -> Result<Bytes, HostError> {
+    let mut first: Option<Bytes> = None;
+    let mut joined = BytesMut::new();
+    let mut len = 0u64;
+    while let Some(part) = timeout(GET.stall, stream.next()).await.map_err(|_| HostError::TimedOut)? {
+        let part = part.map_err(classify)?;
+        len += part.len() as u64;
+        if len > max {
+            return Err(HostError::Misanswered("more bytes than asked for"));
+        }
+        match first.take() {
+            None if joined.is_empty() => first = Some(part),
+            None => joined.extend_from_slice(&part),
+            Some(before) => {
+                joined.extend_from_slice(&before);
+                joined.extend_from_slice(&part);
+            }
+        }
+    }
+    Ok(first.unwrap_or_else(|| joined.freeze()))
+}
+
+fn parse(path: &str) -> Result<Path, HostError> {
+    Path::parse(path).map_err(|error| HostError::BadPath(error.to_string()))
+}
+
+fn classify(error: object_store::Error) -> HostError {
+    match &error {
+        object_store::Error::NotFound { .. } => return HostError::NotFound,
+        object_store::Error::InvalidPath { .. } => return HostError::BadPath(error.to_string()),
+        object_store::Error::PermissionDenied { .. } => return HostError::ReadOnly,
+        _ => {}
+    }
+    let mut cause: Option<&(dyn Error + 'static)> = error.source();
+    while let Some(inner) = cause {
+        let known = match (inner.downcast_ref::<FolderError>(), inner.downcast_ref::<io::Error>()) {
+            (Some(folder), _) => classify_folder(folder),
+            (None, Some(io)) => classify_io(io),
+            (None, None) => None,
+        };
+        if let Some(known) = known {
+            return known;
+        }
+        cause = inner.source();
+    }
+    HostError::Transient(Arc::new(error))
+}
+
+fn classify_folder(error: &FolderError) -> Option<HostError> {
+    match error {
+        FolderError::Full { .. } | FolderError::LogTooLong => Some(HostError::Full),
+        FolderError::NoMarker => Some(HostError::Down(DownReason::Marker(error.to_string()))),
+        FolderError::TooLarge { .. } => Some(HostError::TooLarge),
+        FolderError::NotFound => Some(HostError::NotFound),
+        FolderError::Key(_) => Some(HostError::BadPath(error.to_string())),
+        FolderError::BadRange => Some(HostError::Misanswered("the object ends before the range")),
+        FolderError::Io { source, .. } => classify_io(source),
+        FolderError::Locked
+        | FolderError::NewerLog { .. }
+        | FolderError::NotEmpty
+        | FolderError::Exists
+        | FolderError::Closed => None,
+    }
+}
+
+fn classify_io(error: &io::Error) -> Option<HostError> {
+    match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Some(HostError::Full),
+        ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied => Some(HostError::ReadOnly),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -221,6 +221,11 @@ impl Renter {
         &self.shared.hosts
     }
 
+    /// The host of a row of the table; `None` if it is not configured here.
+    pub fn host_of_row(&self, row: usize) -> Option<&Host> {
+        self.shared.by_row.get(row)?.as_ref()
+    }
+
     pub fn table(&self) -> &HostTable {
         &self.shared.table
     }

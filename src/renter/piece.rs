@@ -81,7 +81,8 @@ impl From<HostError> for Fault {
             HostError::Down(_) | HostError::ReadOnly | HostError::Full => Fault::Unavailable,
             HostError::TimedOut => Fault::TimedOut,
             HostError::TooLarge => Fault::Wrong("the host answered more than was asked".to_owned()),
-            HostError::Transient(_) => Fault::Transient,
+            HostError::Misanswered(what) => Fault::Wrong(format!("the host answered {what} than was asked")),
+            HostError::BadPath(_) | HostError::Transient(_) => Fault::Transient,
         }
     }
 }

@@ -171,13 +171,11 @@ impl HostRow {
 /// The hosts differ unless `n` exceeds the number of active hosts; then all are used once before any is used again.
 /// Empty if the table has no active host. Costs at most `n` x hosts hashes (about 10 us for 9 of 10 hosts).
 pub fn place(table: &HostTable, id: &[u8; 32], n: usize) -> Vec<usize> {
-    let active: Vec<usize> =
-        (0..table.hosts.len()).filter(|index| table.hosts[*index].state == RowState::Active).collect();
+    let active: Vec<usize> = (0..table.hosts.len()).filter(|index| table.hosts[*index].state == RowState::Active).collect();
     if active.is_empty() {
         return Vec::new();
     }
-    let mut taken_by_zone: BTreeMap<&str, usize> =
-        active.iter().map(|index| (table.hosts[*index].zone.as_str(), 0)).collect();
+    let mut taken_by_zone: BTreeMap<&str, usize> = active.iter().map(|index| (table.hosts[*index].zone.as_str(), 0)).collect();
     let mut cap = n.div_ceil(taken_by_zone.len());
     let mut unused = active.clone();
     let mut chosen = Vec::with_capacity(n);
@@ -399,7 +397,8 @@ mod tests {
             }
         }
         // c has one host only: a and b share what it cannot take.
-        let uneven = table(&[("a", 1), ("a", 1), ("a", 1), ("a", 1), ("a", 1), ("b", 1), ("b", 1), ("b", 1), ("b", 1), ("b", 1), ("c", 1)]);
+        let uneven =
+            table(&[("a", 1), ("a", 1), ("a", 1), ("a", 1), ("a", 1), ("b", 1), ("b", 1), ("b", 1), ("b", 1), ("b", 1), ("c", 1)]);
         for number in 0..200 {
             let hosts = place(&uneven, &slab(number), 9);
             let of = |zone: &str| hosts.iter().filter(|index| uneven.hosts[**index].zone == zone).count();

@@ -171,6 +171,9 @@ impl Inner {
         self.catalog.remove(key, &pin.names())?;
         self.unindexed.lock().expect("no panic under this lock").remove(key);
         self.pins.invalidate(key).await;
+        // What the pin alone kept alive must not be served out of memory.
+        self.nodes.invalidate_all();
+        self.heads.invalidate_all();
         if let Some(pack) = &pin.pack {
             self.packs.invalidate(&Root(pack.root)).await;
             self.packs_on_disk.forget(&Root(pack.root));

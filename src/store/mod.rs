@@ -237,6 +237,9 @@ impl From<RenterError> for StoreError {
 
 impl From<RecordError> for StoreError {
     fn from(error: RecordError) -> StoreError {
-        StoreError::Records(error.to_string())
+        match error {
+            RecordError::Unavailable { have, need, reasons } => StoreError::NotEnoughHosts { have, need, reason: reasons },
+            error => StoreError::Records(error.to_string()),
+        }
     }
 }

@@ -173,6 +173,15 @@ impl Inner {
             if let Completion::Missing(pieces) = self.renter.complete_base(&Root(skyfile.root), Expect { data_length: Some(skyfile.used) }).await? {
                 missing.extend(pieces);
             }
+            if skyfile.k > 0 {
+                // A base sector whose fanout and metadata do not fit it points to more sectors.
+                let open = self.skyfile_head(Root(skyfile.root), skyfile.used, &trace).await?;
+                for root in open.head.extension.iter() {
+                    if let Completion::Missing(pieces) = self.renter.complete_base(root, Expect { data_length: None }).await? {
+                        missing.extend(pieces);
+                    }
+                }
+            }
             let content: Content = self.content_of(skyfile, &trace).await?;
             for slab in content.slabs() {
                 if let Completion::Missing(pieces) = self.renter.complete_slab(&slab).await? {

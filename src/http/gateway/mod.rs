@@ -1,0 +1,241 @@
+//! The path gateway: `GET` and `HEAD` of `/ipfs/{cid}[/path]` (`ipfs-gateway.md` 2.1).
+
+mod listing;
+
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime};
+
+use ::http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use ::http::{Method, Response, StatusCode};
+use bytes::Bytes;
+
+use crate::address::{Cid, SitePath};
+use crate::site::unixfs::Answer;
+use crate::store::{FileSource, StoreError};
+use crate::tree::{FileNode, Mtime};
+
+use super::ask::{Ask, Format};
+use super::plan::{self, CACHE_IMMUTABLE, Disposition, Representation, X_IPFS_PATH, X_IPFS_ROOTS, ascii};
+use super::refusal::Refusal;
+use super::reply::{BodySource, Clock, Delivery, FilePlan, Reply, ReplyBody, made_here, stamp};
+use super::services::Services;
+use super::walk::walk;
+
+/// Answers a content path.
+pub async fn answer(services: &Services, ask: &Ask, root: &Cid, root_text: &str, path: &SitePath, clock: &Clock) -> Result<Reply, Refusal> {
+    if ask.method == Method::OPTIONS {
+        return Ok(Response::new(ReplyBody::empty()));
+    }
+    if ask.service_worker && path.segments().is_empty() {
+        return Err(Refusal::ServiceWorker);
+    }
+    match &ask.format {
+        Format::Deserialized => {}
+        Format::Raw => return raw(services, ask, root, path, clock).await,
+        Format::Unavailable(name) => return Err(Refusal::FormatUnavailable(name)),
+    }
+    // Only plain paths are kept ready: a query can change name and disposition.
+    let ready = if ask.query.is_none() { services.answers.get(&ask.path) } else { None };
+    if let Some(plan) = ready {
+        return deliver(services, ask, clock, HeaderMap::new(), &plan).await;
+    }
+    let answer = match walk(services.content.as_ref(), *root, path.clone(), &clock.trace).await {
+        Err(Refusal::Store(error)) if ask.only_if_cached && is_absent(&error) => return Err(Refusal::NotAtHand),
+        answer => answer?,
+    };
+    reply_to(services, ask, root_text, path, clock, answer).await
+}
+
+fn is_absent(error: &StoreError) -> bool {
+    matches!(error.cause(), StoreError::NotFound | StoreError::Rebuilding)
+}
+
+/// From what the path leads to, to the reply.
+async fn reply_to(services: &Services, ask: &Ask, root_text: &str, path: &SitePath, clock: &Clock, answer: Answer) -> Result<Reply, Refusal> {
+    match answer {
+        Answer::File { cid, size: _, node, name, dir, roots } => {
+            send_file(services, ask, clock, FileFound { cid, node, name, dir, roots }).await
+        }
+        Answer::RawBlock { cid, name, dir, roots } => {
+            let size = match services.content.block_length(&cid, &clock.trace).await {
+                Err(error) if ask.only_if_cached && is_absent(&error) => return Err(Refusal::NotAtHand),
+                size => size?,
+            };
+            let node = FileNode { inline: Bytes::new(), size, children: Vec::new(), mode: None, mtime: None };
+            send_file(services, ask, clock, FileFound { cid, node: Arc::new(node), name, dir, roots }).await
+        }
+        Answer::Listing { dir, cid, roots } => {
+            let headers = headers_of_path(ask, &roots);
+            listing::reply(services, ask, clock, listing::Listed { root_text, path, dir, cid, headers }).await
+        }
+        Answer::AddSlash => Ok(redirect(StatusCode::MOVED_PERMANENTLY, ask, clock, &format!("{}/", ask.path))),
+        Answer::NotFound { missing, roots: _ } => Err(Refusal::NoSuchPath { missing }),
+        Answer::Symlink { target, cid, roots } => send_symlink(services, ask, clock, target, cid, &roots).await,
+        Answer::NotUnixfs { codec, .. } => Err(Refusal::NotUnixfs { codec }),
+    }
+}
+
+/// A file at the end of a path.
+struct FileFound {
+    cid: Cid,
+    node: Arc<FileNode>,
+    name: Option<String>,
+    /// The directory whose index.html it is.
+    dir: Option<Cid>,
+    roots: Vec<Cid>,
+}
+
+async fn send_file(services: &Services, ask: &Ask, clock: &Clock, found: FileFound) -> Result<Reply, Refusal> {
+    let filename = ask.parameter("filename").filter(|name| !name.is_empty());
+    let mut headers = headers_of_path(ask, &found.roots);
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(CACHE_IMMUTABLE));
+    headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    if let Some(kind) = filename.as_deref().or(found.name.as_deref()).and_then(type_by_name) {
+        headers.insert(header::CONTENT_TYPE, kind);
+    }
+    if let Some(value) = disposition(ask, filename.as_deref(), &found) {
+        headers.insert(header::CONTENT_DISPOSITION, value);
+    }
+    let plan = FilePlan {
+        representation: Representation {
+            size_bytes: found.node.size,
+            etag: ascii(format!("\"{}\"", found.dir.unwrap_or(found.cid))),
+            last_modified: found.node.mtime.as_ref().and_then(time_of),
+            headers,
+        },
+        source: BodySource::File(FileSource { cid: found.cid, node: found.node }),
+        sniffed: OnceLock::new(),
+    };
+    let plan = Arc::new(plan);
+    if ask.query.is_none() {
+        services.answers.put(&ask.path, plan.clone());
+    }
+    deliver(services, ask, clock, HeaderMap::new(), &plan).await
+}
+
+async fn deliver(services: &Services, ask: &Ask, clock: &Clock, extra: HeaderMap, plan: &FilePlan) -> Result<Reply, Refusal> {
+    let delivery = Delivery { services, method: &ask.method, conditions: &ask.conditions, clock, extra, status: StatusCode::OK };
+    delivery.send(plan).await
+}
+
+/// `filename=` names the file, `download=true` makes it an attachment, under its own name if no other is given.
+fn disposition(ask: &Ask, filename: Option<&str>, found: &FileFound) -> Option<HeaderValue> {
+    let download = ask.parameter("download").is_some_and(|word| word == "true" || word == "1");
+    match (filename, download) {
+        (None, false) => None,
+        (Some(name), false) => Some(plan::content_disposition(Disposition::Inline, name)),
+        (Some(name), true) => Some(plan::content_disposition(Disposition::Attachment, name)),
+        (None, true) => {
+            let name = found.name.clone().unwrap_or_else(|| found.cid.to_string());
+            Some(plan::content_disposition(Disposition::Attachment, &name))
+        }
+    }
+}
+
+/// A symlink is answered with its target as text, never followed (`ipfs-gateway.md` 2.1).
+async fn send_symlink(services: &Services, ask: &Ask, clock: &Clock, target: String, cid: Cid, roots: &[Cid]) -> Result<Reply, Refusal> {
+    let mut headers = headers_of_path(ask, roots);
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(CACHE_IMMUTABLE));
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("inode/symlink"));
+    let representation =
+        Representation { size_bytes: target.len() as u64, etag: ascii(format!("\"{cid}\"")), last_modified: None, headers };
+    let plan = FilePlan::new(representation, BodySource::Block(Bytes::from(target)));
+    deliver(services, ask, clock, HeaderMap::new(), &plan).await
+}
+
+/// `format=raw`: the block that the path leads to, as it is.
+async fn raw(services: &Services, ask: &Ask, root: &Cid, path: &SitePath, clock: &Clock) -> Result<Reply, Refusal> {
+    let content = services.content.as_ref();
+    let (cid, roots) = if path.segments().is_empty() { (*root, vec![*root]) } else { block_at(services, *root, path, clock).await? };
+    let block = match content.block(&cid, &clock.trace).await {
+        Err(error) if ask.only_if_cached && is_absent(&error) => return Err(Refusal::NotAtHand),
+        block => block?,
+    };
+    let filename = ask.parameter("filename").filter(|name| !name.is_empty()).unwrap_or_else(|| format!("{cid}.bin"));
+    let mut headers = headers_of_path(ask, &roots);
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(CACHE_IMMUTABLE));
+    headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/vnd.ipld.raw"));
+    headers.insert(header::CONTENT_DISPOSITION, plan::content_disposition(Disposition::Attachment, &filename));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    let representation =
+        Representation { size_bytes: block.len() as u64, etag: ascii(format!("\"{cid}.raw\"")), last_modified: None, headers };
+    deliver(services, ask, clock, HeaderMap::new(), &FilePlan::new(representation, BodySource::Block(block))).await
+}
+
+/// The CID at the end of a path: of a directory the directory's own, not its index.html's.
+async fn block_at(services: &Services, root: Cid, path: &SitePath, clock: &Clock) -> Result<(Cid, Vec<Cid>), Refusal> {
+    // A slash at the end makes no difference to which block it is, and without one a directory would be a redirect.
+    let encoded = path.encoded();
+    let with_slash = SitePath::parse(&format!("{}/", encoded.trim_end_matches('/')))
+        .map_err(|error| Refusal::BadPath { path: encoded.clone(), error })?;
+    let content = services.content.as_ref();
+    let mut answer = walk(content, root, with_slash, &clock.trace).await?;
+    if matches!(answer, Answer::NotFound { .. }) {
+        // Below a file nothing is found, not even a slash: ask for the file itself.
+        answer = walk(content, root, SitePath::parse(encoded.trim_end_matches('/')).map_err(|error| Refusal::BadPath { path: encoded, error })?, &clock.trace).await?;
+    }
+    match answer {
+        Answer::File { cid, dir, roots, .. } | Answer::RawBlock { cid, dir, roots, .. } => Ok((dir.unwrap_or(cid), roots)),
+        Answer::Listing { cid, roots, .. } | Answer::Symlink { cid, roots, .. } => Ok((cid, roots)),
+        Answer::NotUnixfs { cid, rest, roots, .. } if rest.segments().is_empty() => Ok((cid, roots)),
+        Answer::NotUnixfs { codec, .. } => Err(Refusal::NotUnixfs { codec }),
+        Answer::NotFound { missing, .. } => Err(Refusal::NoSuchPath { missing }),
+        Answer::AddSlash => Err(Refusal::NoRoute),
+    }
+}
+
+/// A redirect to `to` on this host, with the query kept.
+fn redirect(status: StatusCode, ask: &Ask, clock: &Clock, to: &str) -> Reply {
+    let location = ask.query.as_ref().map_or_else(|| to.to_owned(), |query| format!("{to}?{query}"));
+    let mut reply = made_here(status, "text/plain; charset=utf-8", &ask.method, format!("This folder's address ends with a slash: {location}\n"));
+    if let Ok(value) = HeaderValue::try_from(location) {
+        reply.headers_mut().insert(header::LOCATION, value);
+    }
+    reply.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static(CACHE_IMMUTABLE));
+    stamp(reply.headers_mut(), clock, clock.started.elapsed());
+    reply
+}
+
+/// `X-Ipfs-Path` as asked and `X-Ipfs-Roots`, one CID for each step of the path.
+fn headers_of_path(ask: &Ask, roots: &[Cid]) -> HeaderMap {
+    let mut headers = HeaderMap::with_capacity(24);
+    if let Ok(value) = HeaderValue::try_from(&ask.path) {
+        headers.insert(X_IPFS_PATH, value);
+    }
+    let list: Vec<String> = roots.iter().map(Cid::to_string).collect();
+    headers.insert(X_IPFS_ROOTS, ascii(list.join(",")));
+    headers
+}
+
+/// The content type that a name tells.
+fn type_by_name(name: &str) -> Option<HeaderValue> {
+    crate::site::content_type::by_name(name).and_then(|kind| HeaderValue::from_str(&kind).ok())
+}
+
+fn time_of(mtime: &Mtime) -> Option<SystemTime> {
+    let seconds = u64::try_from(mtime.seconds).ok()?;
+    let time = SystemTime::UNIX_EPOCH.checked_add(Duration::new(seconds, mtime.nanos.unwrap_or(0)))?;
+    // HTTP dates end with the year 9999.
+    (seconds < 253_402_300_800).then_some(time)
+}
+
+/// Content is for everybody to read: the CORS headers that the conformance suite wants, on every reply.
+pub fn with_cors(mut reply: Reply) -> Reply {
+    const HEADERS: [(HeaderName, &str); 4] = [
+        (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
+        (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, HEAD, OPTIONS"),
+        (header::ACCESS_CONTROL_ALLOW_HEADERS, "Content-Type, Range, User-Agent, X-Requested-With"),
+        (
+            header::ACCESS_CONTROL_EXPOSE_HEADERS,
+            "Content-Range, Content-Length, X-Ipfs-Path, X-Ipfs-Roots, X-Chunked-Output, X-Stream-Output, Cache-Status, Server-Timing",
+        ),
+    ];
+    for (name, value) in HEADERS {
+        reply.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    reply
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,230 @@
+//! The one table that turns errors into status, public sentence, advice and cache rule.
+//!
+//! Every failure of this room is a [`Refusal`]; [`Refusal::row`] is exhaustive, without a catch-all arm, so a new
+//! error cannot get a status by accident. What an error says inside (paths, host names, sources) is logged, never sent.
+
+use std::borrow::Cow;
+
+use ::http::StatusCode;
+
+use crate::access::AdminRefused;
+use crate::address::AddressError;
+use crate::ingest::IngestError;
+use crate::site::SiteError;
+use crate::site::skynet::OutsideContent;
+use crate::store::StoreError;
+
+/// Seconds after which asking again has a fair chance: a catalog rebuild makes progress within seconds.
+const RETRY_REBUILDING_S: u32 = 5;
+/// Hosts that were too slow may have been busy.
+const RETRY_TIMED_OUT_S: u32 = 10;
+/// Hosts that hold the missing pieces may come back; the node looks at their markers every minute.
+const RETRY_TOO_FEW_PIECES_S: u32 = 60;
+/// Writes wait for hosts to come back, which is noticed within a minute.
+const RETRY_NOT_ENOUGH_HOSTS_S: u32 = 30;
+
+/// Why a request is not answered with what it asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    #[error("{0}")]
+    Store(#[from] StoreError),
+    #[error("{0}")]
+    Site(#[from] SiteError),
+    #[error("{0}")]
+    Skyfile(#[from] OutsideContent),
+    #[error("{0}")]
+    Ingest(#[from] IngestError),
+    #[error("{0}")]
+    Admin(#[from] AdminRefused),
+    /// The address in the path does not parse. `path` is the path as asked.
+    #[error("invalid path {path:?}: {error}")]
+    BadPath { path: String, error: AddressError },
+    #[error("the query is malformed: {0}")]
+    BadQuery(&'static str),
+    #[error("the request header {0} is malformed")]
+    BadHeader(&'static str),
+    /// A name that is not in its directory, or a file with a path below it.
+    #[error("{missing:?} does not exist in this tree")]
+    NoSuchPath { missing: String },
+    /// No surface answers this path.
+    #[error("no such page")]
+    NoRoute,
+    #[error("method not allowed")]
+    Method,
+    #[error("only-if-cached, and not at hand")]
+    NotAtHand,
+    #[error("service worker for a whole root")]
+    ServiceWorker,
+    #[error("precondition failed")]
+    Precondition,
+    #[error("no range asked for lies inside the {size_bytes} bytes of the file")]
+    OutOfRange { size_bytes: u64 },
+    #[error("malformed Range")]
+    BadRange,
+    /// `format=` or Accept names a format nobody knows.
+    #[error("format {0:?} is not known")]
+    UnknownFormat(String),
+    /// A known format that this gateway does not make of this content.
+    #[error("format {0} is not available here")]
+    FormatUnavailable(&'static str),
+    /// The path ends in something that is no file or directory.
+    #[error("codec 0x{codec:x} is no UnixFS")]
+    NotUnixfs { codec: u64 },
+    #[error("names are not served")]
+    NamesUnavailable,
+    #[error("resolver skylinks are not served")]
+    ResolverSkylink,
+    #[error("archives are not made")]
+    Archive,
+    #[error("the head of the reply took too long")]
+    HeadTimedOut,
+    #[error("no API key")]
+    NoKey,
+    #[error("a write by cookie without a proof of origin")]
+    CookieWrite,
+    #[error("this login link was used, or is too old")]
+    LoginSpent,
+    #[error("no pin under this address")]
+    NoPin,
+}
+
+/// May a cache keep the refusal?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CacheRule {
+    /// It can change at any moment.
+    NoStore,
+    /// It follows from the address alone; caches decide.
+    Unsaid,
+}
+
+/// One row of the table.
+#[derive(Debug)]
+pub struct Row {
+    pub status: StatusCode,
+    /// What is wrong, for everybody to read.
+    pub sentence: Cow<'static, str>,
+    /// What the reader can do about it.
+    pub advice: &'static str,
+    pub retry_after_s: Option<u32>,
+    pub cache: CacheRule,
+}
+
+impl Refusal {
+    /// Status, sentence, advice, Retry-After and cache rule of this refusal.
+    pub fn row(&self) -> Row {
+        use CacheRule::{NoStore, Unsaid};
+        use StatusCode as S;
+        match self {
+            Refusal::Store(error) => store_row(error),
+            Refusal::Site(error) => row(S::INTERNAL_SERVER_ERROR, NoStore, format!("the stored tree cannot be followed: {error}"), "Whoever made this content has to make it anew."),
+            Refusal::Skyfile(error) => row(S::INTERNAL_SERVER_ERROR, NoStore, error.to_string(), "Whoever made this content has to make it anew."),
+            Refusal::Ingest(error) => ingest_row(error),
+            Refusal::Admin(error) => row(S::FORBIDDEN, NoStore, error.to_string(), "Open the admin page by the address that `skygate serve` prints."),
+            Refusal::BadPath { path, error } => row(S::BAD_REQUEST, Unsaid, format!("invalid path \"{path}\": {error}"), "Check the address for missing or extra characters."),
+            Refusal::BadQuery(what) => row(S::BAD_REQUEST, Unsaid, format!("the query is malformed: {what}"), "Correct the part of the address behind the question mark."),
+            Refusal::BadHeader(name) => row(S::BAD_REQUEST, NoStore, format!("the request header {name} is malformed"), "Correct the header."),
+            Refusal::NoSuchPath { missing } => row(S::NOT_FOUND, Unsaid, format!("the content exists, but it has no \"{missing}\""), "Check the spelling (capitals count), or open the folder above."),
+            Refusal::NoRoute => row(S::NOT_FOUND, NoStore, "there is no such page", "Content has addresses that start with /ipfs/ or with a skylink."),
+            Refusal::Method => row(S::METHOD_NOT_ALLOWED, NoStore, "this address only answers GET, HEAD and OPTIONS", "Use GET."),
+            Refusal::NotAtHand => row(S::PRECONDITION_FAILED, NoStore, "the content is not at hand, and the request forbids looking for it", "Ask without Cache-Control: only-if-cached."),
+            Refusal::ServiceWorker => row(S::BAD_REQUEST, Unsaid, "a service worker may not be registered for a whole content root on a shared origin", "Put the worker's script into a folder of the site, or use an address with an origin of its own."),
+            Refusal::Precondition => row(S::PRECONDITION_FAILED, NoStore, "the content is not the version that If-Match or If-Unmodified-Since names", "Ask without that header."),
+            Refusal::OutOfRange { size_bytes } => row(S::RANGE_NOT_SATISFIABLE, NoStore, format!("the file has {size_bytes} bytes, and no range asked for lies inside"), "Ask for a range inside the file."),
+            Refusal::BadRange => row(S::BAD_REQUEST, NoStore, "the Range header is malformed", "Write it like bytes=0-1023."),
+            Refusal::UnknownFormat(name) => row(S::BAD_REQUEST, Unsaid, format!("the format \"{name}\" is not known"), "Leave format= out, or use format=raw."),
+            Refusal::FormatUnavailable(name) => row(S::NOT_ACCEPTABLE, NoStore, format!("this gateway does not answer in the format {name} here"), "Leave format= out to get the file, or use format=raw for the block."),
+            Refusal::NotUnixfs { codec } => row(S::NOT_ACCEPTABLE, Unsaid, format!("the path ends in data of the codec 0x{codec:x}, which is neither a file nor a directory"), "Use format=raw to get the block as it is."),
+            Refusal::NamesUnavailable => row(S::NOT_IMPLEMENTED, NoStore, "this gateway does not resolve /ipns/ names", "Use the /ipfs/ address that the name points to."),
+            Refusal::ResolverSkylink => row(S::BAD_REQUEST, NoStore, "this portal does not resolve version 2 skylinks", "Use the version 1 skylink that it points to."),
+            Refusal::Archive => row(S::NOT_IMPLEMENTED, NoStore, "this portal does not make archives of folders", "Ask for the files one by one."),
+            Refusal::HeadTimedOut => row(S::GATEWAY_TIMEOUT, NoStore, "finding the content took too long", "Try again in a moment.").retry(RETRY_TIMED_OUT_S),
+            Refusal::NoKey => row(S::UNAUTHORIZED, NoStore, "this needs the API key", "Send it as Authorization: Bearer KEY, or open the login link that `skygate serve` prints. The key file is named there, too."),
+            Refusal::CookieWrite => row(S::FORBIDDEN, NoStore, "a change by login cookie must come from the admin page itself", "Use the API key, or the admin page."),
+            Refusal::LoginSpent => row(S::FORBIDDEN, NoStore, "this login link was used already, or is too old", "Start the gateway anew, or ask POST /api/v1/login-link with the API key, for another one."),
+            Refusal::NoPin => row(S::NOT_FOUND, NoStore, "nothing is pinned under this address", "`skygate pin ls` shows what is pinned."),
+        }
+    }
+}
+
+/// Stored data: what is known absent, what is lost, what is late.
+fn store_row(error: &StoreError) -> Row {
+    use CacheRule::NoStore;
+    use StatusCode as S;
+    let made_badly = "Whoever made this content has to make it anew.";
+    let log_tells = "The operator finds the reason in the gateway's log.";
+    match error {
+        StoreError::NotFound => row(S::NOT_FOUND, NoStore, "nothing is stored here under this address", "Check the address, or add the content to this gateway first."),
+        StoreError::Rebuilding => row(S::SERVICE_UNAVAILABLE, NoStore, "the gateway is still reading its catalog from the hosts, and does not know yet whether it has this", "Try again in a moment.").retry(RETRY_REBUILDING_S),
+        StoreError::TooFewPieces { have, need } => row(S::BAD_GATEWAY, NoStore, format!("too many storage hosts are out of reach: {have} good pieces were found, {need} are needed"), "Try again later; the content is complete again when a host comes back.").retry(RETRY_TOO_FEW_PIECES_S),
+        StoreError::TimedOut => row(S::GATEWAY_TIMEOUT, NoStore, "the storage hosts did not answer in time", "Try again in a moment.").retry(RETRY_TIMED_OUT_S),
+        StoreError::NotEnoughHosts { have, need, .. } => row(S::SERVICE_UNAVAILABLE, NoStore, format!("{have} storage hosts can be written to, {need} are needed"), "Try again when hosts have come back; `skygate hosts` shows which are missing and why.").retry(RETRY_NOT_ENOUGH_HOSTS_S),
+        StoreError::Tree(error) => row(S::INTERNAL_SERVER_ERROR, NoStore, format!("the stored block is malformed: {error}"), made_badly),
+        StoreError::BadFile(what) => row(S::INTERNAL_SERVER_ERROR, NoStore, format!("the stored file is malformed: {what}"), made_badly),
+        StoreError::Skyfile(error) => row(S::INTERNAL_SERVER_ERROR, NoStore, error.to_string(), made_badly),
+        StoreError::BlockTooLarge { .. } => row(S::INTERNAL_SERVER_ERROR, NoStore, error.to_string(), made_badly),
+        StoreError::Unsupported(what) => row(S::NOT_IMPLEMENTED, NoStore, *what, "Another gateway may serve it."),
+        StoreError::WrongBlock(_) => row(S::INTERNAL_SERVER_ERROR, NoStore, "the stored bytes do not match their address, and are not served", log_tells),
+        StoreError::BadPin(_) | StoreError::Catalog(_) => row(S::INTERNAL_SERVER_ERROR, NoStore, "the gateway failed", log_tells),
+        StoreError::Records(_) => row(S::SERVICE_UNAVAILABLE, NoStore, "the hosts that keep the gateway's records are out of reach", "Try again in a moment.").retry(RETRY_TIMED_OUT_S),
+        StoreError::Joined(error) => store_row(error),
+    }
+}
+
+/// Uploads.
+fn ingest_row(error: &IngestError) -> Row {
+    use CacheRule::NoStore;
+    use StatusCode as S;
+    match error {
+        IngestError::Store(error) => store_row(error),
+        IngestError::Bad(what) => row(S::BAD_REQUEST, NoStore, what.clone(), "Nothing was stored. Use `skygate add`, or see docs/formats.md, section 9."),
+        IngestError::Cut | IngestError::Body(_) => row(S::BAD_REQUEST, NoStore, "the upload ended too early", "Nothing was stored. Send it again."),
+        IngestError::Stalled => row(S::REQUEST_TIMEOUT, NoStore, "the upload stood still for too long", "Nothing was stored. Send it again."),
+        IngestError::Busy => row(S::SERVICE_UNAVAILABLE, NoStore, "as many uploads are under way as this gateway takes", "Try again in a moment.").retry(RETRY_TIMED_OUT_S),
+        IngestError::SameKeyUnderWay => row(S::CONFLICT, NoStore, "an upload with this idempotency key is under way", "Wait for it to end, then ask again with the same key."),
+    }
+}
+
+fn row(status: StatusCode, cache: CacheRule, sentence: impl Into<Cow<'static, str>>, advice: &'static str) -> Row {
+    Row { status, sentence: sentence.into(), advice, retry_after_s: None, cache }
+}
+
+impl Row {
+    fn retry(self, seconds: u32) -> Row {
+        Row { retry_after_s: Some(seconds), ..self }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn faults_that_pass_are_retried_and_never_cached() {
+        let rows = [
+            (Refusal::Store(StoreError::NotFound), 404, false),
+            (Refusal::Store(StoreError::Rebuilding), 503, true),
+            (Refusal::Store(StoreError::TooFewPieces { have: 5, need: 6 }), 502, true),
+            (Refusal::Store(StoreError::TimedOut), 504, true),
+            (Refusal::Store(StoreError::NotEnoughHosts { have: 7, need: 8, reason: "two are full".to_owned() }), 503, true),
+            (Refusal::Store(StoreError::BadPin("disk /dev/sda is on fire".to_owned())), 500, false),
+            (Refusal::Store(StoreError::Joined(Arc::new(StoreError::TimedOut))), 504, true),
+            (Refusal::HeadTimedOut, 504, true),
+        ];
+        for (refusal, status, retried) in rows {
+            let row = refusal.row();
+            assert_eq!(row.status.as_u16(), status, "{refusal}");
+            assert_eq!(row.retry_after_s.is_some(), retried, "{refusal}");
+            assert_eq!(row.cache, CacheRule::NoStore, "{refusal}");
+        }
+    }
+
+    #[test]
+    fn inner_words_stay_inside() {
+        let row = Refusal::Store(StoreError::BadPin("disk /dev/sda is on fire".to_owned())).row();
+        assert!(!row.sentence.contains("sda") && !row.advice.is_empty());
+        let bad = Refusal::BadPath { path: "/ipfs/QmInvalidCID".to_owned(), error: AddressError::CidEmpty };
+        assert!(bad.row().sentence.starts_with("invalid path \"/ipfs/QmInvalidCID\""), "the suite looks for these words");
+    }
+}

@@ -1,0 +1,501 @@
+//! Writing replies: bodies with back-pressure, the class stamped before the first byte, everything counted.
+//!
+//! The head leaves only after the first body bytes are at hand, so a failure up to there is a proper error reply, and
+//! the class in `Cache-Status` is known. After that a failure breaks the connection: nobody can take a cut body for a
+//! whole one. Dropping the body (the client went away) drops the stream and with it all work under way.
+
+use std::ops::Range;
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use ::http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use ::http::{Method, Response, StatusCode};
+use bytes::Bytes;
+use futures::stream::{self, StreamExt};
+use http_body::{Body, Frame, SizeHint};
+
+use crate::measure::{Class, Endpoint, Measures, Trace};
+use crate::site::content_type;
+use crate::store::{BodyStream, FileSource, StoreError};
+
+use super::ask::Reader;
+use super::page;
+use super::plan::{self, BodyPlan, Conditions, Decision, Head, Multipart, Representation, ascii};
+use super::refusal::{CacheRule, Refusal};
+use super::services::{Content, Services, Skyfile};
+
+/// A reply of this room.
+pub type Reply = Response<ReplyBody>;
+
+const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+
+/// First bytes of a file that its content type may be told from.
+const SNIFF_BYTES: u64 = content_type::SNIFF_BYTES as u64;
+
+/// What a parsed answer costs in the answer cache besides its variable parts: header map, sizes, reference counts.
+const ANSWER_OVERHEAD_BYTES: usize = 2048;
+
+/// When a request began, and what it has met so far.
+pub struct Clock {
+    pub started: Instant,
+    pub trace: Arc<Trace>,
+}
+
+impl Clock {
+    pub fn start() -> Clock {
+        Clock { started: Instant::now(), trace: Trace::new() }
+    }
+}
+
+// ---------------------------------------------------------------- bodies
+
+/// The body of a reply.
+pub struct ReplyBody(Kind);
+
+enum Kind {
+    Empty,
+    Once(Bytes),
+    Stream(Box<Streaming>),
+}
+
+struct Streaming {
+    first: Option<Bytes>,
+    rest: BodyStream,
+    /// Bytes still to come; `None` for bodies whose length is not known before (listings).
+    left_bytes: Option<u64>,
+    meter: Meter,
+}
+
+/// Why a body broke off.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    #[error("the stored bytes could not be read: {0}")]
+    Store(#[from] StoreError),
+    #[error("the body is not as long as its head says")]
+    WrongLength,
+}
+
+impl ReplyBody {
+    pub fn empty() -> ReplyBody {
+        ReplyBody(Kind::Empty)
+    }
+
+    pub fn full(bytes: impl Into<Bytes>) -> ReplyBody {
+        let bytes = bytes.into();
+        if bytes.is_empty() { ReplyBody::empty() } else { ReplyBody(Kind::Once(bytes)) }
+    }
+}
+
+impl Body for ReplyBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match &mut self.0 {
+            Kind::Empty => Poll::Ready(None),
+            Kind::Once(bytes) => {
+                let bytes = std::mem::take(bytes);
+                self.0 = Kind::Empty;
+                Poll::Ready(Some(Ok(Frame::data(bytes))))
+            }
+            Kind::Stream(streaming) => streaming.poll_next(context),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.0 {
+            Kind::Empty => true,
+            Kind::Once(_) => false,
+            Kind::Stream(streaming) => streaming.left_bytes == Some(0),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            Kind::Empty => SizeHint::with_exact(0),
+            Kind::Once(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Kind::Stream(streaming) => streaming.left_bytes.map_or_else(SizeHint::default, SizeHint::with_exact),
+        }
+    }
+}
+
+impl Streaming {
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let next = match self.first.take() {
+            Some(first) => Some(Ok(first)),
+            None => std::task::ready!(self.rest.as_mut().poll_next(context)),
+        };
+        let outcome = match next {
+            Some(Ok(chunk)) => self.pass(chunk),
+            Some(Err(error)) => Err(BodyError::Store(error)),
+            None if self.left_bytes.is_none() => {
+                self.meter.finish();
+                return Poll::Ready(None);
+            }
+            None if self.left_bytes == Some(0) => return Poll::Ready(None),
+            None => Err(BodyError::WrongLength),
+        };
+        if let Err(error) = &outcome {
+            tracing::warn!(%error, "a reply was broken off after its first byte");
+        }
+        Poll::Ready(Some(outcome.map(Frame::data)))
+    }
+
+    /// A chunk on its way out. The server may stop polling after the last byte, so the end is noted here.
+    fn pass(&mut self, chunk: Bytes) -> Result<Bytes, BodyError> {
+        if let Some(left) = &mut self.left_bytes {
+            *left = left.checked_sub(chunk.len() as u64).ok_or(BodyError::WrongLength)?;
+            if *left == 0 {
+                self.meter.finish();
+            }
+        }
+        Ok(chunk)
+    }
+}
+
+/// Counts one download when its body has ended, whole or not.
+struct Meter {
+    measures: Arc<Measures>,
+    trace: Arc<Trace>,
+    started: Instant,
+    first_byte: Duration,
+    counted: bool,
+}
+
+impl Meter {
+    fn finish(&mut self) {
+        if !std::mem::replace(&mut self.counted, true) {
+            let class = self.trace.class();
+            self.measures.observe(Endpoint::DownloadFirstByte, class, self.first_byte);
+            self.measures.observe(Endpoint::DownloadWhole, class, self.started.elapsed());
+        }
+    }
+}
+
+impl Drop for Meter {
+    /// A body that was not read to its end has a first byte, but no whole.
+    fn drop(&mut self) {
+        if !self.counted {
+            self.measures.observe(Endpoint::DownloadFirstByte, self.trace.class(), self.first_byte);
+        }
+    }
+}
+
+// ---------------------------------------------------------------- files
+
+/// Everything about one file that does not change from request to request: where its bytes are and what its head says.
+pub struct FilePlan {
+    pub representation: Representation,
+    pub source: BodySource,
+    /// The type told from the first bytes, when no name told it. Filled by the first request that reads them.
+    pub sniffed: OnceLock<HeaderValue>,
+}
+
+/// Where a reply's body comes from.
+pub enum BodySource {
+    File(FileSource),
+    /// A stretch of a skyfile's content.
+    Skyfile { skyfile: Arc<dyn Skyfile>, stretch: Range<u64> },
+    /// A block at hand.
+    Block(Bytes),
+}
+
+impl BodySource {
+    fn open(&self, content: &dyn Content, range: Range<u64>, trace: &Arc<Trace>) -> BodyStream {
+        match self {
+            BodySource::File(file) => content.stream_file(file.clone(), range, trace.clone()),
+            BodySource::Skyfile { skyfile, stretch } => skyfile.stream(stretch.clone(), range, trace.clone()),
+            BodySource::Block(bytes) => {
+                let part = bytes.slice(range.start as usize..range.end as usize);
+                stream::once(std::future::ready(Ok(part))).boxed()
+            }
+        }
+    }
+}
+
+impl FilePlan {
+    pub fn new(representation: Representation, source: BodySource) -> FilePlan {
+        FilePlan { representation, source, sniffed: OnceLock::new() }
+    }
+
+    /// Bytes this plan takes in the answer cache, about.
+    fn memory_bytes(&self) -> usize {
+        let source = match &self.source {
+            BodySource::File(file) => file.node.children.len() * 200 + file.node.inline.len(),
+            BodySource::Skyfile { .. } => 0,
+            BodySource::Block(bytes) => bytes.len(),
+        };
+        ANSWER_OVERHEAD_BYTES + source
+    }
+
+    /// The type by name, or by the first bytes if some request read them before.
+    fn known_type(&self) -> Option<&HeaderValue> {
+        self.representation.headers.get(header::CONTENT_TYPE).or_else(|| self.sniffed.get())
+    }
+
+    fn note_type(&self, first_bytes: &[u8]) -> HeaderValue {
+        let value = HeaderValue::from_static(content_type::sniff(first_bytes));
+        self.sniffed.get_or_init(|| value).clone()
+    }
+}
+
+/// Ready answers for addresses that never change: a hit skips parsing and walking. Bounded in bytes.
+pub struct AnswerCache {
+    plans: moka::sync::Cache<Box<str>, Arc<FilePlan>>,
+}
+
+impl AnswerCache {
+    /// `max_bytes` is `HttpOptions::answers_bytes`.
+    pub fn new(max_bytes: u64) -> AnswerCache {
+        let plans = moka::sync::Cache::builder()
+            .max_capacity(max_bytes)
+            .weigher(|key: &Box<str>, plan: &Arc<FilePlan>| u32::try_from(key.len() + plan.memory_bytes()).unwrap_or(u32::MAX))
+            .build();
+        AnswerCache { plans }
+    }
+
+    /// `key` is the request path as asked; it starts with an immutable root.
+    pub fn get(&self, key: &str) -> Option<Arc<FilePlan>> {
+        self.plans.get(key)
+    }
+
+    pub fn put(&self, key: &str, plan: Arc<FilePlan>) {
+        self.plans.insert(key.into(), plan);
+    }
+
+    /// Something was unpinned, so what these plans lead to may be gone.
+    pub fn clear(&self) {
+        self.plans.invalidate_all();
+    }
+}
+
+/// One request for a file whose plan is known.
+pub struct Delivery<'a> {
+    pub services: &'a Services,
+    pub method: &'a Method,
+    pub conditions: &'a Conditions,
+    pub clock: &'a Clock,
+    /// Headers that only this request has.
+    pub extra: HeaderMap,
+    /// Another status than 200 for the whole body: error pages that a site brings along.
+    pub status: StatusCode,
+}
+
+impl Delivery<'_> {
+    /// Conditions, ranges, first bytes, stamp: the whole way from a plan to a reply.
+    pub async fn send(self, file: &FilePlan) -> Result<Reply, Refusal> {
+        // An error page is not what the conditions speak of.
+        let decision = if self.status == StatusCode::OK { plan::decide(self.conditions, &file.representation) } else { Decision::Whole };
+        let mut head = match decision {
+            Decision::NotModified => Head::not_modified(&file.representation),
+            Decision::PreconditionFailed => return Err(Refusal::Precondition),
+            Decision::OutOfRange => return Err(Refusal::OutOfRange { size_bytes: file.representation.size_bytes }),
+            Decision::BadRange => return Err(Refusal::BadRange),
+            Decision::Whole => Head::whole(&file.representation),
+            Decision::Partial(range) => Head::partial(&file.representation, range),
+            Decision::Several(ranges) => {
+                let mut typed = file.representation.clone();
+                typed.headers.insert(header::CONTENT_TYPE, self.content_type(file).await?);
+                Head::several(&typed, ranges, &hex::encode(rand::random::<[u8; 16]>()))
+            }
+        };
+        if head.status == StatusCode::OK {
+            head.status = self.status;
+        }
+        head.headers.extend(self.extra.clone());
+        let located = self.clock.started.elapsed();
+        if head.body == BodyPlan::Nothing {
+            return Ok(self.finish(head, ReplyBody::empty(), located));
+        }
+        if self.method == Method::HEAD {
+            if !head.headers.contains_key(header::CONTENT_TYPE) {
+                head.headers.insert(header::CONTENT_TYPE, self.content_type(file).await?);
+            }
+            return Ok(self.finish(head, ReplyBody::empty(), located));
+        }
+        let body = self.open_body(file, &mut head).await?;
+        Ok(self.finish(head, body, located))
+    }
+
+    /// Opens the body and waits for its first bytes.
+    async fn open_body(&self, file: &FilePlan, head: &mut Head) -> Result<ReplyBody, Refusal> {
+        let content = self.services.content.as_ref();
+        let trace = &self.clock.trace;
+        let whole = head.body == BodyPlan::Stretch(0..file.representation.size_bytes);
+        let (mut rest, length) = match &head.body {
+            BodyPlan::Nothing => return Ok(ReplyBody::empty()),
+            BodyPlan::Stretch(range) if range.is_empty() => (stream::empty().boxed(), 0),
+            BodyPlan::Stretch(range) => (file.source.open(content, range.clone(), trace), range.end - range.start),
+            BodyPlan::Multipart(multipart) => self.open_parts(file, multipart),
+        };
+        let first = rest.next().await.transpose()?.unwrap_or_default();
+        if !head.headers.contains_key(header::CONTENT_TYPE) {
+            let enough = whole && first.len() as u64 >= SNIFF_BYTES.min(length);
+            let value = match file.known_type() {
+                Some(known) => known.clone(),
+                None if enough => file.note_type(&first[..first.len().min(SNIFF_BYTES as usize)]),
+                None => self.content_type(file).await?,
+            };
+            head.headers.insert(header::CONTENT_TYPE, value);
+        }
+        let mut meter = Meter {
+            measures: self.services.measures.clone(),
+            trace: trace.clone(),
+            started: self.clock.started,
+            first_byte: self.clock.started.elapsed(),
+            counted: false,
+        };
+        if first.len() as u64 == length {
+            meter.finish();
+            return Ok(ReplyBody::full(first));
+        }
+        Ok(ReplyBody(Kind::Stream(Box::new(Streaming { first: Some(first), rest, left_bytes: Some(length), meter }))))
+    }
+
+    /// The first part's bytes are fetched before the head leaves: the text before it is joined to them.
+    fn open_parts(&self, file: &FilePlan, multipart: &Multipart) -> (BodyStream, u64) {
+        let mut length = multipart.tail.len() as u64;
+        let mut streams: Vec<BodyStream> = Vec::with_capacity(multipart.parts.len() + 1);
+        for (text, range) in &multipart.parts {
+            length += text.len() as u64 + (range.end - range.start);
+            let mut before = Some(text.clone());
+            let opened = file.source.open(self.services.content.as_ref(), range.clone(), &self.clock.trace);
+            let part = opened.map(move |chunk| {
+                chunk.map(|chunk| match before.take() {
+                    Some(text) => Bytes::from([text, chunk].concat()),
+                    None => chunk,
+                })
+            });
+            streams.push(part.boxed());
+        }
+        let tail = multipart.tail.clone();
+        streams.push(stream::once(std::future::ready(Ok(tail))).boxed());
+        (stream::iter(streams).flatten().boxed(), length)
+    }
+
+    /// The type by name, or told from the first bytes, which are then read apart from the body: they count as index,
+    /// because they are not sent.
+    async fn content_type(&self, file: &FilePlan) -> Result<HeaderValue, Refusal> {
+        if let Some(known) = file.known_type() {
+            return Ok(known.clone());
+        }
+        let size = file.representation.size_bytes;
+        let apart = Trace::new();
+        let mut first_bytes = Vec::new();
+        if size > 0 {
+            let mut chunks = file.source.open(self.services.content.as_ref(), 0..size.min(SNIFF_BYTES), &apart);
+            while let Some(chunk) = chunks.next().await {
+                first_bytes.extend_from_slice(&chunk?);
+            }
+        }
+        if apart.class() != Class::Memory {
+            self.clock.trace.index_from_hosts();
+        }
+        Ok(file.note_type(&first_bytes))
+    }
+
+    fn finish(&self, head: Head, body: ReplyBody, located: Duration) -> Reply {
+        let mut reply = Response::new(body);
+        *reply.status_mut() = head.status;
+        *reply.headers_mut() = head.headers;
+        stamp(reply.headers_mut(), self.clock, located);
+        reply
+    }
+}
+
+/// A reply whose body is made here and now, whole.
+pub fn made_here(status: StatusCode, content_type: &'static str, method: &Method, text: impl Into<Bytes>) -> Reply {
+    let text = text.into();
+    let mut reply = Response::new(ReplyBody::empty());
+    *reply.status_mut() = status;
+    let headers = reply.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(header::CONTENT_LENGTH, text.len().into());
+    if method != Method::HEAD {
+        *reply.body_mut() = ReplyBody::full(text);
+    }
+    reply
+}
+
+/// A reply whose body is made while it is sent, and whose length is not known. The first chunk is at hand.
+pub fn made_on_the_way(services: &Services, clock: &Clock, first: Bytes, rest: BodyStream) -> ReplyBody {
+    let meter = Meter {
+        measures: services.measures.clone(),
+        trace: clock.trace.clone(),
+        started: clock.started,
+        first_byte: clock.started.elapsed(),
+        counted: false,
+    };
+    ReplyBody(Kind::Stream(Box::new(Streaming { first: Some(first), rest, left_bytes: None, meter })))
+}
+
+/// Writes where the bytes came from and how long it took (RFC 9211, Server-Timing). No host names.
+pub fn stamp(headers: &mut HeaderMap, clock: &Clock, located: Duration) {
+    let class = clock.trace.class();
+    let status = match class {
+        Class::Memory => "skygate; hit; detail=memory",
+        Class::Disk => "skygate; hit; detail=disk",
+        Class::Hosts => "skygate; fwd=miss; detail=hosts",
+        Class::Cold => "skygate; fwd=miss; detail=cold",
+        Class::Mixed => "skygate; fwd=miss; detail=mixed",
+    };
+    headers.insert(CACHE_STATUS, HeaderValue::from_static(status));
+    let fetched = clock.started.elapsed().saturating_sub(located);
+    let rounds = match clock.trace.serial_rounds() {
+        0 => String::new(),
+        rounds => format!(", rounds;desc=\"{rounds}\""),
+    };
+    let text = format!(
+        "locate;dur={:.3}, fetch;dur={:.3};desc=\"{}\"{rounds}",
+        located.as_secs_f64() * 1000.0,
+        fetched.as_secs_f64() * 1000.0,
+        class.as_str()
+    );
+    headers.insert(SERVER_TIMING, ascii(text));
+}
+
+/// A refusal as an error page, in HTML or text as the reader asked.
+pub fn refuse(refusal: &Refusal, method: &Method, reader: Reader) -> Reply {
+    let row = refusal.row();
+    log(refusal, row.status);
+    let mut reply = match reader {
+        Reader::Html => made_here(row.status, "text/html; charset=utf-8", method, page::error_html(&row)),
+        Reader::Text => made_here(row.status, "text/plain; charset=utf-8", method, page::error_text(&row)),
+        Reader::Json => {
+            let text = serde_json::json!({ "message": row.sentence }).to_string() + "\n";
+            made_here(row.status, "application/json; charset=utf-8", method, text)
+        }
+    };
+    let headers = reply.headers_mut();
+    if let Some(seconds) = row.retry_after_s {
+        headers.insert(header::RETRY_AFTER, seconds.into());
+    }
+    if row.cache == CacheRule::NoStore {
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    }
+    match refusal {
+        Refusal::OutOfRange { size_bytes } => {
+            headers.insert(header::CONTENT_RANGE, ascii(format!("bytes */{size_bytes}")));
+        }
+        Refusal::Method => {
+            headers.insert(header::ALLOW, HeaderValue::from_static("GET, HEAD, OPTIONS"));
+        }
+        Refusal::NoKey => {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"skygate admin\""));
+        }
+        _ => {}
+    }
+    reply
+}
+
+/// Faults of this side are told to the operator in full; the public got the table's sentence.
+fn log(refusal: &Refusal, status: StatusCode) {
+    if status.is_server_error() {
+        tracing::warn!(status = status.as_u16(), error = %refusal, "request failed");
+    } else {
+        tracing::debug!(status = status.as_u16(), error = %refusal, "request refused");
+    }
+}

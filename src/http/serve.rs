@@ -1,0 +1,247 @@
+//! Listeners: connections in, heads read within limits, replies out, and an orderly end.
+//!
+//! A permit is taken before a connection is accepted, so a flood waits in the kernel's queue and not in memory.
+//! On shutdown no connection is accepted any more, idle ones are closed, and those with a request under way have
+//! [`GRACE`] to end it; an upload that is acknowledged is never cut.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use ::http::{Request, Response};
+use bytes::Bytes;
+use http_body::Body;
+use hyper::body::Incoming;
+use hyper::service::Service;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, Sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::admin;
+use super::ask::{Ask, Target, reader};
+use super::gateway;
+use super::page;
+use super::refusal::Refusal;
+use super::reply::{Clock, Reply, ReplyBody, made_here, refuse};
+use super::services::Services;
+use super::skynet;
+
+/// Time for requests under way to end after a shutdown was asked for. A large slab upload needs some seconds.
+pub const GRACE: Duration = Duration::from_secs(30);
+/// Connections served at once on the admin listener: an operator, a scraper, and a few parallel uploads.
+const ADMIN_CONNECTIONS_MAX: usize = 256;
+/// A head is a path of at most 8 KiB and some headers.
+const HEAD_BYTES_MAX: usize = 32 << 10;
+const HEADERS_MAX: usize = 100;
+/// From the end of one reply to the end of the next head: longer than the idle gaps of browsers' connection pools.
+const HEAD_READ_MAX: Duration = Duration::from_secs(75);
+/// A connection on which no byte moves in either direction for this long is cut: clients that stopped reading or
+/// sending. Longer than any pause this side makes.
+const STALL_MAX: Duration = Duration::from_secs(180);
+/// Streams of one HTTP/2 connection; browsers open at most about a hundred.
+const H2_STREAMS_MAX: u32 = 128;
+/// From the head of a request to the head of its reply: longer than the store's own time-outs, so that it only ends
+/// what they missed.
+const REPLY_HEAD_MAX: Duration = Duration::from_secs(120);
+/// After a failed accept (out of file descriptors) before the next try.
+const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(50);
+
+/// Bound sockets. The public one serves content, the admin one everything else.
+pub struct Listeners {
+    pub public: TcpListener,
+    pub admin: TcpListener,
+}
+
+/// Serves until `shutdown` is cancelled and the requests under way have ended, or their grace time has.
+pub async fn run(listeners: Listeners, services: Arc<Services>, shutdown: CancellationToken) {
+    let public_max = services.options.public_connections_max;
+    let router = admin::router(services.clone());
+    let public = accept(listeners.public, public_max, shutdown.clone(), move |_peer| PublicService { services: services.clone() });
+    let admin = accept(listeners.admin, ADMIN_CONNECTIONS_MAX, shutdown, move |_peer| TowerToHyperService::new(router.clone()));
+    tokio::join!(public, admin);
+}
+
+/// Accepts connections and serves each with a service made for its peer.
+async fn accept<S, B>(listener: TcpListener, connections_max: usize, shutdown: CancellationToken, service_for: impl Fn(SocketAddr) -> S)
+where
+    S: Service<Request<Incoming>, Response = Response<B>> + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let permits = Arc::new(Semaphore::new(connections_max));
+    let graceful = GracefulShutdown::new();
+    let builder = connection_builder();
+    loop {
+        let accepted = shutdown.run_until_cancelled(async {
+            let permit = permits.clone().acquire_owned().await.expect("the semaphore is never closed");
+            (listener.accept().await, permit)
+        });
+        let (stream, peer, permit) = match accepted.await {
+            None => break,
+            Some((Ok((stream, peer)), permit)) => (stream, peer, permit),
+            Some((Err(error), _)) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(ACCEPT_AGAIN_AFTER).await;
+                continue;
+            }
+        };
+        // Without it small replies wait for the client's delayed acknowledgement.
+        let _ = stream.set_nodelay(true);
+        let connection = builder.serve_connection(TokioIo::new(StallGuard::new(stream)), service_for(peer)).into_owned();
+        let connection = graceful.watch(connection);
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, %peer, "connection ended");
+            }
+            drop(permit);
+        });
+    }
+    drop(listener);
+    if tokio::time::timeout(GRACE, graceful.shutdown()).await.is_err() {
+        tracing::warn!(grace = ?GRACE, "requests still under way after the grace time are cut");
+    }
+}
+
+fn connection_builder() -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_READ_MAX)
+        .max_headers(HEADERS_MAX)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(H2_STREAMS_MAX)
+        .max_header_list_size(HEAD_BYTES_MAX as u32)
+        .keep_alive_interval(HEAD_READ_MAX)
+        .adaptive_window(true);
+    builder
+}
+
+/// The public surfaces, as hyper sees them.
+struct PublicService {
+    services: Arc<Services>,
+}
+
+impl Service<Request<Incoming>> for PublicService {
+    type Response = Reply;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Reply, Infallible>> + Send>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let services = self.services.clone();
+        Box::pin(async move { Ok(answer(&services, request).await) })
+    }
+}
+
+/// One request on the public listener: head -> Ask -> its surface -> reply. Request bodies are not read here.
+pub async fn answer<B>(services: &Services, request: Request<B>) -> Reply {
+    let clock = Clock::start();
+    let (parts, _body) = request.into_parts();
+    let reader = reader(parts.uri.path(), &parts.headers);
+    let ask = match Ask::read(&parts) {
+        Ok(ask) => ask,
+        Err(refusal) => return gateway::with_cors(refuse(&refusal, &parts.method, reader)),
+    };
+    let reply = async {
+        match &ask.target {
+            Target::Landing => Ok(landing(services, &ask)),
+            Target::Ipfs { root, root_text, path } => gateway::answer(services, &ask, root, root_text, path, &clock).await,
+            Target::Skylink { link, path_text } => skynet::answer(services, &ask, link, path_text, &clock).await,
+            Target::Ipns => Err(Refusal::NamesUnavailable),
+            Target::Unknown => Err(Refusal::NoRoute),
+        }
+    };
+    let outcome = tokio::time::timeout(REPLY_HEAD_MAX, reply).await.unwrap_or(Err(Refusal::HeadTimedOut));
+    let reply = outcome.unwrap_or_else(|refusal| refuse(&refusal, &ask.method, ask.reader));
+    match &ask.target {
+        Target::Skylink { .. } | Target::Landing => skynet::with_portal_headers(reply, &ask),
+        Target::Ipfs { .. } | Target::Ipns | Target::Unknown => gateway::with_cors(reply),
+    }
+}
+
+fn landing(services: &Services, ask: &Ask) -> Reply {
+    if ask.method == ::http::Method::OPTIONS {
+        let mut reply = Response::new(ReplyBody::empty());
+        *reply.status_mut() = ::http::StatusCode::NO_CONTENT;
+        return reply;
+    }
+    let text = page::landing(services.options.sample_site.as_deref());
+    made_here(::http::StatusCode::OK, "text/html; charset=utf-8", &ask.method, Bytes::from(text))
+}
+
+/// A socket that fails when no byte has moved for [`STALL_MAX`], in either direction.
+struct StallGuard {
+    stream: TcpStream,
+    moved_at: Instant,
+    alarm: Pin<Box<Sleep>>,
+}
+
+impl StallGuard {
+    fn new(stream: TcpStream) -> StallGuard {
+        StallGuard { stream, moved_at: Instant::now(), alarm: Box::pin(tokio::time::sleep(STALL_MAX)) }
+    }
+
+    /// Notes progress, or turns waiting into an error once it has lasted too long. The alarm is moved only when it
+    /// rings, so progress costs no timer operation.
+    fn watch<T>(&mut self, poll: Poll<io::Result<T>>, context: &mut Context<'_>) -> Poll<io::Result<T>> {
+        if poll.is_ready() {
+            self.moved_at = Instant::now();
+            return poll;
+        }
+        while self.alarm.as_mut().poll(context).is_ready() {
+            let limit = self.moved_at + STALL_MAX;
+            if limit <= Instant::now() {
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "no byte moved for too long")));
+            }
+            self.alarm.as_mut().reset(limit);
+        }
+        Poll::Pending
+    }
+}
+
+impl AsyncRead for StallGuard {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let poll = Pin::new(&mut self.stream).poll_read(context, buffer);
+        self.watch(poll, context)
+    }
+}
+
+impl AsyncWrite for StallGuard {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let poll = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.watch(poll, context)
+    }
+
+    fn poll_write_vectored(mut self: Pin<&mut Self>, context: &mut Context<'_>, parts: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let poll = Pin::new(&mut self.stream).poll_write_vectored(context, parts);
+        self.watch(poll, context)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}

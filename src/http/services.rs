@@ -1,0 +1,199 @@
+//! What this room asks of the others, in one place: verified content, uploads, and what an operator sees.
+//!
+//! Two traits stand between HTTP and the rooms behind it, so that the tests of this room run a real server over
+//! blocks in memory. [`Content`] is the block source of a reply; [`Operations`] is everything behind the admin
+//! listener.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use serde::Serialize;
+
+use crate::access::Access;
+use crate::address::{Address, Cid, Skylink};
+use crate::ingest::{AddReport, IngestError};
+use crate::measure::{Measures, Trace};
+use crate::store::{BodyStream, FileSource, OpenSkyfile, Store, StoreError};
+use crate::tree::skyfile::SkyfileHead;
+
+use super::reply::AnswerCache;
+
+/// Everything the surfaces need. Shared behind an `Arc` by all connections.
+pub struct Services {
+    pub content: Arc<dyn Content>,
+    pub operations: Arc<dyn Operations>,
+    pub access: Arc<Access>,
+    pub measures: Arc<Measures>,
+    pub answers: AnswerCache,
+    pub options: HttpOptions,
+}
+
+/// The room's part of the configuration.
+#[derive(Debug, Clone)]
+pub struct HttpOptions {
+    /// Names and addresses, each with or without port, that the admin listener answers to besides loopback ones.
+    pub admin_hosts: Vec<String>,
+    /// Path of the sample site, for the landing page.
+    pub sample_site: Option<String>,
+    /// Connections served at once on the public listener.
+    pub public_connections_max: usize,
+    /// Bytes of ready answers kept in memory (root and path -> file and headers).
+    pub answers_bytes: u64,
+}
+
+impl Default for HttpOptions {
+    fn default() -> Self {
+        HttpOptions {
+            admin_hosts: Vec::new(),
+            sample_site: None,
+            // An idle connection costs about 20 KiB: 4,096 of them stay under 100 MiB.
+            public_connections_max: 4096,
+            // An answer takes about 2 KiB: 16 MiB keep the 8,000 most used paths.
+            answers_bytes: 16 << 20,
+        }
+    }
+}
+
+/// Verified bytes by address.
+#[async_trait]
+pub trait Content: Send + Sync + 'static {
+    /// The whole block, hashed.
+    async fn block(&self, cid: &Cid, trace: &Arc<Trace>) -> Result<Bytes, StoreError>;
+
+    /// The same, for a node on the way to what was asked for.
+    async fn index_block(&self, cid: &Cid, trace: &Arc<Trace>) -> Result<Bytes, StoreError>;
+
+    /// Length of a block, bytes.
+    async fn block_length(&self, cid: &Cid, trace: &Arc<Trace>) -> Result<u64, StoreError>;
+
+    /// Bytes `range` of a file. Bounded look-ahead; dropping the stream stops the work.
+    fn stream_file(&self, file: FileSource, range: Range<u64>, trace: Arc<Trace>) -> BodyStream;
+
+    /// The skyfile of a version 1 skylink, its head read.
+    async fn skyfile(&self, link: &Skylink, trace: &Arc<Trace>) -> Result<Arc<dyn Skyfile>, StoreError>;
+}
+
+/// A skyfile whose head is known.
+pub trait Skyfile: Send + Sync {
+    fn head(&self) -> &SkyfileHead;
+
+    /// Bytes `range` of the stretch `file` of its content, counted from the start of the stretch.
+    fn stream(&self, file: Range<u64>, range: Range<u64>, trace: Arc<Trace>) -> BodyStream;
+}
+
+#[async_trait]
+impl Content for Store {
+    async fn block(&self, cid: &Cid, trace: &Arc<Trace>) -> Result<Bytes, StoreError> {
+        Store::block(self, cid, trace).await
+    }
+
+    async fn index_block(&self, cid: &Cid, trace: &Arc<Trace>) -> Result<Bytes, StoreError> {
+        Store::index_block(self, cid, trace).await
+    }
+
+    async fn block_length(&self, cid: &Cid, trace: &Arc<Trace>) -> Result<u64, StoreError> {
+        Store::block_length(self, cid, trace).await
+    }
+
+    fn stream_file(&self, file: FileSource, range: Range<u64>, trace: Arc<Trace>) -> BodyStream {
+        Store::stream_file(self, file, range, trace)
+    }
+
+    async fn skyfile(&self, link: &Skylink, trace: &Arc<Trace>) -> Result<Arc<dyn Skyfile>, StoreError> {
+        let open = Store::skyfile(self, link, trace).await?;
+        Ok(Arc::new(StoredSkyfile { store: self.clone(), open }))
+    }
+}
+
+struct StoredSkyfile {
+    store: Store,
+    open: Arc<OpenSkyfile>,
+}
+
+impl Skyfile for StoredSkyfile {
+    fn head(&self) -> &SkyfileHead {
+        &self.open.head
+    }
+
+    fn stream(&self, file: Range<u64>, range: Range<u64>, trace: Arc<Trace>) -> BodyStream {
+        self.store.stream_skyfile(&self.open, file, range, trace)
+    }
+}
+
+/// The body of an upload as it comes in; an error is the client's connection failing.
+pub type UploadStream = BoxStream<'static, Result<Bytes, std::io::Error>>;
+
+/// Can this node serve?
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Readiness {
+    /// The catalog is not complete yet: absences are unknown.
+    Starting,
+    Ok,
+}
+
+/// One storage host as the operator sees it.
+#[derive(Debug, Clone, Serialize)]
+pub struct HostView {
+    pub id: String,
+    pub url: String,
+    /// `up`, `read-only` or `down`.
+    pub state: String,
+    /// Why it is not up, in words.
+    pub reason: Option<String>,
+    pub used_bytes: Option<u64>,
+    pub free_bytes: Option<u64>,
+    pub failures: u64,
+    pub wrong_pieces: u64,
+    pub in_flight: u64,
+    /// Read latency in milliseconds by name of quantile, e.g. `p50`.
+    pub latency_ms: BTreeMap<String, f64>,
+}
+
+/// One pin as the operator sees it.
+#[derive(Debug, Clone, Serialize)]
+pub struct PinView {
+    pub name: String,
+    pub owner: String,
+    pub cid: Option<String>,
+    pub skylink: Option<String>,
+    pub size_bytes: u64,
+    pub files: u64,
+    /// Unix time, milliseconds.
+    pub created_ms: u64,
+    pub durability: &'static str,
+}
+
+/// A page of pins; `next` is given back to get the one after.
+#[derive(Debug, Clone, Serialize)]
+pub struct PinPage {
+    pub pins: Vec<PinView>,
+    pub next: Option<u64>,
+}
+
+/// What the admin listener can show and do.
+#[async_trait]
+pub trait Operations: Send + Sync + 'static {
+    fn readiness(&self) -> Readiness;
+
+    /// Counters and sizes of this node, as JSON.
+    fn status(&self) -> Result<serde_json::Value, StoreError>;
+
+    /// More Prometheus text, to stand behind the latencies.
+    fn metrics(&self) -> String;
+
+    fn hosts(&self) -> Vec<HostView>;
+
+    /// At most `max` pins from `from` on (0 = the first).
+    async fn pins(&self, from: u64, max: usize) -> Result<PinPage, StoreError>;
+
+    /// Removes every pin of this address and says how many there were.
+    async fn unpin(&self, address: &Address) -> Result<usize, StoreError>;
+
+    /// Reads an add stream (`docs/formats.md` 9) and stores what it holds.
+    async fn add(&self, body: UploadStream, idempotency_key: Option<String>) -> Result<AddReport, IngestError>;
+}

@@ -1,0 +1,355 @@
+//! Test only: a real server on port 0 over blocks in memory, and a client that sends exactly the bytes it is told to.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::services::{Content, HostView, HttpOptions, Operations, PinPage, PinView, Readiness, Services, Skyfile, UploadStream};
+use super::{AnswerCache, Listeners, run};
+use crate::access::Access;
+use crate::address::{Address, Cid, Skylink, codec, parse_cid};
+use crate::ingest::{AddReport, IngestError};
+use crate::measure::{Measures, Tier, Trace};
+use crate::store::{BodyStream, Durability, FileSource, StoreError};
+use crate::tree::skyfile::{Parsed, SkyfileHead, UploadFile, build_small, parse, upload_metadata};
+use crate::tree::test_dag::TestDag;
+use crate::tree::{FilePart, TreeNode, parse_node};
+
+pub const KEY: &str = "0123456789abcdef0123456789abcdef";
+/// A CID that no test stores.
+pub const ABSENT: &str = "bafkreifzjut3te2nhyekklss27nh3k72ysco7y32koao5eei66wof36n5e";
+
+/// Blocks and skyfiles in memory that behave like hosts: body bytes count as read from hosts.
+#[derive(Default)]
+pub struct Memory {
+    pub dag: TestDag,
+    pub skyfiles: HashMap<String, Arc<MemorySkyfile>>,
+    /// Blocks whose hosts are gone.
+    pub lost: Vec<Cid>,
+    /// Streams that were opened and dropped again.
+    pub streams: Arc<AtomicUsize>,
+}
+
+impl Memory {
+    /// A small skyfile of `files` as an upload makes it.
+    pub fn add_skyfile(&mut self, name: &str, files: &[(&str, &str, &[u8])]) -> Skylink {
+        let rows: Vec<UploadFile> = files
+            .iter()
+            .map(|(path, kind, bytes)| UploadFile {
+                path: (*path).to_owned(),
+                len_bytes: bytes.len() as u64,
+                content_type: (!kind.is_empty()).then(|| (*kind).to_owned()),
+            })
+            .collect();
+        let mut metadata = upload_metadata(name, &rows).expect("good metadata");
+        if let Some((path, ..)) = files.iter().find(|(path, ..)| *path == "404.html") {
+            metadata.error_pages.insert(404, format!("/{path}"));
+        }
+        let content: Vec<u8> = files.iter().flat_map(|(_, _, bytes)| bytes.iter().copied()).collect();
+        let built = build_small(&metadata.encode(), &content).expect("small enough");
+        let link = Skylink::v1(0, built.used_bytes, crate::sector::sector_root(&built.base).0).expect("a skylink");
+        let Ok(Parsed::Whole(head)) = parse(&built.base) else { panic!("parses") };
+        self.skyfiles.insert(link.to_string(), Arc::new(MemorySkyfile { head, content: content.into() }));
+        link
+    }
+
+    fn get(&self, cid: &Cid) -> Result<Bytes, StoreError> {
+        if self.lost.contains(cid) {
+            return Err(StoreError::TooFewPieces { have: 5, need: 6 });
+        }
+        if let Some(inline) = crate::address::inline_bytes(cid) {
+            return Ok(Bytes::copy_from_slice(inline));
+        }
+        self.dag.get(cid).ok_or(StoreError::NotFound)
+    }
+
+    /// The leaves of a file in range, in order, or the error where one is lost.
+    fn leaves(&self, cid: &Cid, range: Range<u64>, out: &mut Vec<Result<Bytes, StoreError>>) {
+        let node = match self.get(cid) {
+            Ok(block) => parse_node(cid, &block).expect("good node"),
+            Err(error) => return out.push(Err(error)),
+        };
+        match node {
+            TreeNode::Raw(bytes) => out.push(Ok(bytes.slice(range.start as usize..range.end as usize))),
+            TreeNode::File(file) => {
+                for part in file.parts(range) {
+                    match part {
+                        FilePart::Inline(bytes) => out.push(Ok(bytes)),
+                        FilePart::Child { child, within } => self.leaves(&child.cid, within, out),
+                    }
+                }
+            }
+            _ => panic!("not a file"),
+        }
+    }
+}
+
+#[async_trait]
+impl Content for Memory {
+    async fn block(&self, cid: &Cid, trace: &Arc<Trace>) -> Result<Bytes, StoreError> {
+        let block = self.get(cid)?;
+        trace.body(Tier::Hosts, block.len() as u64);
+        Ok(block)
+    }
+
+    async fn index_block(&self, cid: &Cid, _: &Arc<Trace>) -> Result<Bytes, StoreError> {
+        self.get(cid)
+    }
+
+    async fn block_length(&self, cid: &Cid, _: &Arc<Trace>) -> Result<u64, StoreError> {
+        self.get(cid).map(|block| block.len() as u64)
+    }
+
+    fn stream_file(&self, file: FileSource, range: Range<u64>, trace: Arc<Trace>) -> BodyStream {
+        let mut leaves = Vec::new();
+        if file.cid.codec() == codec::RAW || !range.is_empty() {
+            self.leaves(&file.cid, range, &mut leaves);
+        }
+        counted(leaves, trace, self.streams.clone())
+    }
+
+    async fn skyfile(&self, link: &Skylink, _: &Arc<Trace>) -> Result<Arc<dyn Skyfile>, StoreError> {
+        let found = self.skyfiles.get(&link.to_string()).ok_or(StoreError::NotFound)?;
+        Ok(found.clone())
+    }
+}
+
+fn counted(chunks: Vec<Result<Bytes, StoreError>>, trace: Arc<Trace>, dropped: Arc<AtomicUsize>) -> BodyStream {
+    struct OnDrop(Arc<AtomicUsize>);
+    impl Drop for OnDrop {
+        fn drop(&mut self) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+    let guard = OnDrop(dropped);
+    stream::iter(chunks)
+        .inspect(move |chunk| {
+            let _ = &guard;
+            if let Ok(chunk) = chunk {
+                trace.body(Tier::Hosts, chunk.len() as u64);
+            }
+        })
+        .boxed()
+}
+
+/// A skyfile in memory.
+pub struct MemorySkyfile {
+    head: SkyfileHead,
+    content: Bytes,
+}
+
+impl Skyfile for MemorySkyfile {
+    fn head(&self) -> &SkyfileHead {
+        &self.head
+    }
+
+    fn stream(&self, file: Range<u64>, range: Range<u64>, trace: Arc<Trace>) -> BodyStream {
+        let part = self.content.slice((file.start + range.start) as usize..(file.start + range.end) as usize);
+        counted(vec![Ok(part)], trace, Arc::default())
+    }
+}
+
+/// What an operator sees in tests. Uploads are kept as they came.
+#[derive(Default)]
+pub struct Desk {
+    pub uploads: Mutex<Vec<(Option<String>, Vec<u8>)>>,
+    pub starting: Mutex<bool>,
+}
+
+#[async_trait]
+impl Operations for Desk {
+    fn readiness(&self) -> Readiness {
+        if *self.starting.lock().expect("lock") { Readiness::Starting } else { Readiness::Ok }
+    }
+
+    fn status(&self) -> Result<serde_json::Value, StoreError> {
+        Ok(serde_json::json!({ "pins": 1 }))
+    }
+
+    fn metrics(&self) -> String {
+        "skygate_pins 1\n".to_owned()
+    }
+
+    fn hosts(&self) -> Vec<HostView> {
+        vec![HostView {
+            id: "00".repeat(16),
+            url: "file:hosts/1".to_owned(),
+            state: "down".to_owned(),
+            reason: Some("no <marker>".to_owned()),
+            used_bytes: Some(5),
+            free_bytes: None,
+            failures: 3,
+            wrong_pieces: 1,
+            in_flight: 0,
+            latency_ms: Default::default(),
+        }]
+    }
+
+    async fn pins(&self, from: u64, max: usize) -> Result<PinPage, StoreError> {
+        let pin = |number: u64| PinView {
+            name: format!("pin {number}"),
+            owner: "operator".to_owned(),
+            cid: Some(ABSENT.to_owned()),
+            skylink: None,
+            size_bytes: 1,
+            files: 1,
+            created_ms: 0,
+            durability: "complete",
+        };
+        let end = (from + max as u64).min(250);
+        Ok(PinPage { pins: (from..end).map(pin).collect(), next: (end < 250).then_some(end) })
+    }
+
+    async fn unpin(&self, address: &Address) -> Result<usize, StoreError> {
+        let known = matches!(address, Address::Ipfs { root, .. } if root.to_string() == ABSENT);
+        Ok(usize::from(known))
+    }
+
+    async fn add(&self, mut body: UploadStream, idempotency_key: Option<String>) -> Result<AddReport, IngestError> {
+        let mut bytes = Vec::new();
+        while let Some(chunk) = body.next().await {
+            bytes.extend_from_slice(&chunk.map_err(|_| IngestError::Cut)?);
+        }
+        let size_bytes = bytes.len() as u64;
+        self.uploads.lock().expect("lock").push((idempotency_key, bytes));
+        let cid = parse_cid(ABSENT).expect("a CID");
+        Ok(AddReport { cid, skylink: None, size_bytes, files: 1, durability: Durability::Acknowledged })
+    }
+}
+
+/// A running gateway.
+pub struct TestServer {
+    pub public: SocketAddr,
+    pub admin: SocketAddr,
+    pub services: Arc<Services>,
+    pub desk: Arc<Desk>,
+    pub shutdown: CancellationToken,
+    pub ended: JoinHandle<()>,
+}
+
+/// Starts a gateway over `memory`.
+pub async fn start(memory: Memory) -> TestServer {
+    let desk = Arc::new(Desk::default());
+    let options = HttpOptions { admin_hosts: vec!["admin.example".to_owned()], ..HttpOptions::default() };
+    let services = Arc::new(Services {
+        content: Arc::new(memory),
+        operations: desk.clone(),
+        access: Arc::new(Access::with_key(KEY)),
+        measures: Arc::new(Measures::default()),
+        answers: AnswerCache::new(options.answers_bytes),
+        options,
+    });
+    let bind = || TcpListener::bind("127.0.0.1:0");
+    let listeners = Listeners { public: bind().await.expect("a port"), admin: bind().await.expect("a port") };
+    let address = |listener: &TcpListener| listener.local_addr().expect("bound");
+    let (public, admin) = (address(&listeners.public), address(&listeners.admin));
+    let shutdown = CancellationToken::new();
+    let ended = tokio::spawn(run(listeners, services.clone(), shutdown.clone()));
+    TestServer { public, admin, services, desk, shutdown, ended }
+}
+
+impl TestServer {
+    /// `GET target` on the public listener; `headers` are whole lines.
+    pub async fn get(&self, target: &str, headers: &[&str]) -> Answer {
+        self.ask("GET", target, headers).await
+    }
+
+    pub async fn ask(&self, method: &str, target: &str, headers: &[&str]) -> Answer {
+        send(self.public, method, target, headers, b"").await
+    }
+
+    /// A request on the admin listener with the API key.
+    pub async fn admin(&self, method: &str, target: &str, headers: &[&str], body: &[u8]) -> Answer {
+        let key = format!("Authorization: Bearer {KEY}");
+        let headers: Vec<&str> = headers.iter().copied().chain([key.as_str()]).collect();
+        send(self.admin, method, target, &headers, body).await
+    }
+
+    /// A request on the admin listener as it stands.
+    pub async fn admin_bare(&self, method: &str, target: &str, headers: &[&str]) -> Answer {
+        send(self.admin, method, target, headers, b"").await
+    }
+}
+
+/// A reply, read to its end.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    head: String,
+    pub body: Vec<u8>,
+    /// The connection ended before the body was whole.
+    pub broken: bool,
+}
+
+impl Answer {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let mut lines = self.head.lines().filter_map(|line| line.split_once(':'));
+        lines.find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
+    }
+
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+}
+
+/// Sends one request on a connection of its own. Host is the address, unless a header line says another.
+pub async fn send(to: SocketAddr, method: &str, target: &str, headers: &[&str], body: &[u8]) -> Answer {
+    let mut request = format!("{method} {target} HTTP/1.1\r\nConnection: close\r\n");
+    if !headers.iter().any(|line| line.to_ascii_lowercase().starts_with("host:")) {
+        request += &format!("Host: {to}\r\n");
+    }
+    headers.iter().filter(|line| !line.is_empty() && **line != "Host:").for_each(|line| request += &format!("{line}\r\n"));
+    if !body.is_empty() {
+        request += &format!("Content-Length: {}\r\n", body.len());
+    }
+    let mut stream = TcpStream::connect(to).await.expect("connects");
+    stream.write_all((request + "\r\n").as_bytes()).await.expect("writes");
+    stream.write_all(body).await.expect("writes");
+    let mut bytes = Vec::new();
+    let reset = stream.read_to_end(&mut bytes).await.is_err();
+    read_answer(&bytes, method, reset)
+}
+
+/// Splits the bytes of one reply, with its length or chunks undone.
+pub fn read_answer(bytes: &[u8], method: &str, reset: bool) -> Answer {
+    let end = bytes.windows(4).position(|four| four == b"\r\n\r\n").expect("a whole head");
+    let head = String::from_utf8_lossy(&bytes[..end]).into_owned();
+    let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status");
+    let mut answer = Answer { status, head, body: bytes[end + 4..].to_vec(), broken: reset };
+    if answer.header("transfer-encoding") == Some("chunked") {
+        let (body, whole) = unchunk(&answer.body);
+        answer.broken |= !whole;
+        answer.body = body;
+    } else if let Some(length) = answer.header("content-length").filter(|_| method != "HEAD" && status != 304) {
+        answer.broken |= length.parse() != Ok(answer.body.len());
+    }
+    answer
+}
+
+fn unchunk(mut rest: &[u8]) -> (Vec<u8>, bool) {
+    let mut body = Vec::new();
+    while let Some(end) = rest.windows(2).position(|two| two == b"\r\n") {
+        let size = usize::from_str_radix(std::str::from_utf8(&rest[..end]).unwrap_or(""), 16).unwrap_or(0);
+        rest = &rest[end + 2..];
+        if size == 0 {
+            return (body, true);
+        }
+        if rest.len() < size + 2 {
+            break;
+        }
+        body.extend_from_slice(&rest[..size]);
+        rest = &rest[size + 2..];
+    }
+    (body, false)
+}

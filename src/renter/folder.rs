@@ -1,1 +1,0 @@
-//! PLACEHOLDER (dropped at the merge).

@@ -1,0 +1,235 @@
+//! How long a host takes: quantiles that forget, per operation and size.
+
+use std::{sync::Mutex, sync::PoisonError, time::Duration};
+
+use tokio::time::Instant;
+
+/// What was asked of a host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Operation {
+    Get,
+    Put,
+    Size,
+    Delete,
+    List,
+}
+
+impl Operation {
+    pub const ALL: [Operation; 5] =
+        [Operation::Get, Operation::Put, Operation::Size, Operation::Delete, Operation::List];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Operation::Get => "get",
+            Operation::Put => "put",
+            Operation::Size => "size",
+            Operation::Delete => "delete",
+            Operation::List => "list",
+        }
+    }
+}
+
+/// How many bytes an operation moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum SizeClass {
+    /// At most 64 KiB: records, small pages.
+    Small,
+    /// At most 1 MiB: ranges.
+    Medium,
+    /// More: whole sectors.
+    Large,
+}
+
+impl SizeClass {
+    pub const ALL: [SizeClass; 3] = [SizeClass::Small, SizeClass::Medium, SizeClass::Large];
+
+    pub fn of(bytes: u64) -> SizeClass {
+        match bytes {
+            0..=65_536 => SizeClass::Small,
+            65_537..=1_048_576 => SizeClass::Medium,
+            _ => SizeClass::Large,
+        }
+    }
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            SizeClass::Small => "small",
+            SizeClass::Medium => "medium",
+            SizeClass::Large => "large",
+        }
+    }
+}
+
+/// What to expect of one operation.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Prediction {
+    pub p50: Duration,
+    pub p95: Duration,
+    /// How many recent samples it rests on; old ones count for less.
+    pub weight: f32,
+}
+
+/// A sample counts half after this time: a host that got slow is known within a minute, and one quiet minute does not forget it.
+const HALF_LIFE: Duration = Duration::from_secs(60);
+/// Four buckets an octave: a quantile is off by at most 19 %.
+const BUCKETS_PER_OCTAVE: f32 = 4.0;
+/// The first bucket ends here: no host answers sooner.
+const FIRST_US: f32 = 8.0;
+/// Up to two minutes, above every time-out.
+const BUCKETS: usize = 96;
+/// The weights of new samples grow instead of the old ones' shrinking; above this all are scaled back.
+const SCALE_MAX: f32 = 1e6;
+
+/// All estimators of one host: 6 KiB.
+#[derive(Debug)]
+pub(super) struct Latency([[Mutex<Decaying>; SizeClass::ALL.len()]; Operation::ALL.len()]);
+
+impl Latency {
+    pub fn new() -> Latency {
+        let now = Instant::now();
+        Latency(std::array::from_fn(|_| std::array::from_fn(|_| Mutex::new(Decaying::new(now)))))
+    }
+
+    pub fn add(&self, operation: Operation, size: SizeClass, took: Duration) {
+        self.cell(operation, size).add(Instant::now(), took);
+    }
+
+    /// A call was given up after `took`: it would have taken longer. That tells something only if it is beyond the usual.
+    pub fn add_given_up(&self, operation: Operation, size: SizeClass, took: Duration) {
+        let mut cell = self.cell(operation, size);
+        if cell.quantile(0.5).is_none_or(|p50| took > p50) {
+            cell.add(Instant::now(), took);
+        }
+    }
+
+    pub fn predict(&self, operation: Operation, size: SizeClass) -> Option<Prediction> {
+        let cell = self.cell(operation, size);
+        Some(Prediction { p50: cell.quantile(0.5)?, p95: cell.quantile(0.95)?, weight: cell.weight(Instant::now()) })
+    }
+
+    fn cell(&self, operation: Operation, size: SizeClass) -> std::sync::MutexGuard<'_, Decaying> {
+        self.0[operation as usize][size as usize].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A histogram whose samples decay.
+#[derive(Debug)]
+struct Decaying {
+    buckets: [f32; BUCKETS],
+    total: f32,
+    /// When a sample had weight 1.
+    base: Instant,
+}
+
+impl Decaying {
+    fn new(now: Instant) -> Decaying {
+        Decaying { buckets: [0.0; BUCKETS], total: 0.0, base: now }
+    }
+
+    fn scale(&self, now: Instant) -> f32 {
+        (now.saturating_duration_since(self.base).as_secs_f32() / HALF_LIFE.as_secs_f32()).exp2()
+    }
+
+    fn add(&mut self, now: Instant, took: Duration) {
+        let mut scale = self.scale(now);
+        if scale > SCALE_MAX {
+            self.buckets.iter_mut().for_each(|bucket| *bucket /= scale);
+            self.total = self.buckets.iter().sum();
+            self.base = now;
+            scale = 1.0;
+        }
+        self.buckets[bucket_of(took)] += scale;
+        self.total += scale;
+    }
+
+    fn weight(&self, now: Instant) -> f32 {
+        self.total / self.scale(now)
+    }
+
+    fn quantile(&self, share: f32) -> Option<Duration> {
+        if self.total <= 0.0 {
+            return None;
+        }
+        let mut left = share * self.total;
+        for (index, bucket) in self.buckets.iter().enumerate() {
+            if left <= *bucket && *bucket > 0.0 {
+                let from = if index == 0 { 0.0 } else { end_of(index - 1) };
+                let us = from + (end_of(index) - from) * (left / bucket);
+                return Some(Duration::from_secs_f32(us / 1e6));
+            }
+            left -= bucket;
+        }
+        // Rounding may leave a crumb: then it is the last bucket with samples.
+        let last = self.buckets.iter().rposition(|bucket| *bucket > 0.0)?;
+        Some(Duration::from_secs_f32(end_of(last) / 1e6))
+    }
+}
+
+fn bucket_of(took: Duration) -> usize {
+    let octaves = (took.as_secs_f32() * 1e6 / FIRST_US).max(1.0).log2();
+    // Saturating: a float cast never wraps.
+    ((octaves * BUCKETS_PER_OCTAVE).ceil() as usize).min(BUCKETS - 1)
+}
+
+fn end_of(index: usize) -> f32 {
+    FIRST_US * (index as f32 / BUCKETS_PER_OCTAVE).exp2()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn quantiles_are_close() {
+        let mut cell = Decaying::new(Instant::now());
+        assert_eq!(cell.quantile(0.5), None);
+        for ms in 1..=1000u64 {
+            cell.add(Instant::now(), Duration::from_millis(ms));
+        }
+        for (share, expect_ms) in [(0.05, 50.0), (0.5, 500.0), (0.95, 950.0), (1.0, 1000.0)] {
+            let got = cell.quantile(share).unwrap().as_secs_f64() * 1e3;
+            assert!((got / expect_ms - 1.0f64).abs() < 0.2, "{share}: {got} instead of {expect_ms}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_old_is_forgotten() {
+        let latency = Latency::new();
+        for _ in 0..1000 {
+            latency.add(Operation::Get, SizeClass::Small, Duration::from_millis(1));
+        }
+        tokio::time::advance(HALF_LIFE * 20).await;
+        assert!(latency.predict(Operation::Get, SizeClass::Small).unwrap().p50 < Duration::from_millis(2));
+        for _ in 0..10 {
+            latency.add(Operation::Get, SizeClass::Small, Duration::from_secs(1));
+        }
+        let prediction = latency.predict(Operation::Get, SizeClass::Small).unwrap();
+        assert!(prediction.p50 > Duration::from_millis(800), "{prediction:?}");
+        assert!((9.0..11.0).contains(&prediction.weight), "{prediction:?}");
+        assert_eq!(latency.predict(Operation::Put, SizeClass::Small), None);
+        // Far beyond the scale that is kept.
+        tokio::time::advance(HALF_LIFE * 200).await;
+        latency.add(Operation::Get, SizeClass::Small, Duration::from_millis(1));
+        assert!(latency.predict(Operation::Get, SizeClass::Small).unwrap().p50 < Duration::from_millis(2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_given_up_early_tells_nothing() {
+        let latency = Latency::new();
+        latency.add(Operation::Get, SizeClass::Large, Duration::from_millis(100));
+        latency.add_given_up(Operation::Get, SizeClass::Large, Duration::from_millis(1));
+        assert!(latency.predict(Operation::Get, SizeClass::Large).unwrap().p50 > Duration::from_millis(50));
+        for _ in 0..3 {
+            latency.add_given_up(Operation::Get, SizeClass::Large, Duration::from_secs(3));
+        }
+        assert!(latency.predict(Operation::Get, SizeClass::Large).unwrap().p50 > Duration::from_secs(2));
+    }
+
+    #[test]
+    fn buckets_cover_everything() {
+        for took in [Duration::ZERO, Duration::from_nanos(1), Duration::from_secs(60), Duration::MAX] {
+            assert!(bucket_of(took) < BUCKETS);
+        }
+        assert!(end_of(BUCKETS - 1) > 100e6);
+    }
+}
