@@ -112,6 +112,10 @@ impl Starting {
         Starting { child: Some(child), addresses, data: data.to_owned(), log }
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("running").id()
+    }
+
     /// Waits for both listeners. `Err` has what the process printed before it ended.
     pub fn ready(mut self) -> Result<Gateway, String> {
         let limit = Instant::now() + START_MAX;

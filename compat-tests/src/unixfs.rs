@@ -61,6 +61,11 @@ pub fn raw(bytes: &[u8]) -> Node {
     Node { cid: cid(0x55, bytes), tsize: bytes.len() as u64 }
 }
 
+/// Is this the block of that CID, raw or dag-pb?
+pub fn is_block(cid_text: &str, block: &[u8]) -> bool {
+    [0x55, 0x70].iter().any(|codec| text(&cid(*codec, block)) == cid_text)
+}
+
 fn dag_pb(links: &[(&str, Node)], data: &[u8]) -> Node {
     let mut block = Vec::new();
     for (name, node) in links {
