@@ -9,7 +9,7 @@ use std::time::Duration;
 use compat_tests::{Gateway, binary, seeded_bytes};
 
 use crate::report::{Goal, Report, Samples, number};
-use crate::{Plan, content, load, process};
+use crate::{Plan, content, load, process, wait_complete};
 
 const MIB: usize = 1 << 20;
 /// Longest time of one add or copy; it is far behind every goal.
@@ -58,7 +58,7 @@ pub fn one_large_file(plan: &Plan, report: &mut Report) {
         client.push(process::ended_children_cpu_seconds() - client_before);
         added.push(mib / seconds);
         // Pieces that were not waited for are part of the work.
-        if let Err(error) = gateway.wait_complete() {
+        if let Err(error) = wait_complete(&gateway) {
             return report.missing("add 1 GiB", &error);
         }
         server.push(process::cpu_seconds(&[gateway.pid()]) - server_before);

@@ -72,10 +72,6 @@ impl Outcome {
         }
     }
 
-    pub fn quantiles(&self) -> String {
-        quantiles(&self.latencies_ms)
-    }
-
     pub fn classes_text(&self) -> String {
         self.classes.iter().map(|(class, count)| format!("{count} {class}")).collect::<Vec<_>>().join(", ")
     }

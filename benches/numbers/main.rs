@@ -1,5 +1,5 @@
 //! The numbers of the first milestone, measured on the release binary over loopback:
-//! `cargo bench --bench numbers -- [only NAME]... [--rounds 5] [--small] [--large] [--dir DIR]`.
+//! `cargo build --release && cargo bench -p compat-tests --bench numbers -- [only NAME]... [--rounds 5] [--small] [--large] [--dir DIR]`.
 //!
 //! Every figure is the median of interleaved rounds, with its range; where a figure is a ratio, both sides are printed
 //! raw and were measured in turn in the same rounds. The server's CPU time stands beside each rate, because client and
@@ -22,10 +22,14 @@ mod report;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use compat_tests::{Gateway, Options};
+use compat_tests::{COMPLETE_MAX, Gateway, Options};
 
 use report::Report;
+
+/// Between two questions whether pins are complete.
+const COMPLETE_PAUSE: Duration = Duration::from_millis(50);
 
 /// What the command line asked for.
 pub struct Plan {
@@ -109,4 +113,16 @@ fn main() -> ExitCode {
 /// A gateway that keeps no bodies in memory, so that every body byte comes from the hosts.
 pub fn uncached(data: &std::path::Path) -> Gateway {
     Gateway::start_with(data, &Options { config: Some("[store]\nmemory_bytes = 0\n".to_owned()), ..Options::default() })
+}
+
+/// Waits until every pin is complete, with pauses: asking all the time would be counted as the server's work.
+pub fn wait_complete(gateway: &Gateway) -> Result<(), String> {
+    let begin = std::time::Instant::now();
+    while gateway.incomplete_pins()? > 0 {
+        if begin.elapsed() > COMPLETE_MAX {
+            return Err(format!("pins are not complete after {COMPLETE_MAX:?}\n{}", gateway.log()));
+        }
+        std::thread::sleep(COMPLETE_PAUSE);
+    }
+    Ok(())
 }

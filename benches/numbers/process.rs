@@ -37,14 +37,9 @@ pub fn resident_mib(pid: u32) -> f64 {
     status_kib(pid, "VmRSS:") / 1024.0
 }
 
-/// The most it has been since it began, or since [`forget_peak`], in MiB.
+/// The most it has been since it began, in MiB.
 pub fn peak_mib(pid: u32) -> f64 {
     status_kib(pid, "VmHWM:") / 1024.0
-}
-
-/// Makes the present resident memory the peak.
-pub fn forget_peak(pid: u32) {
-    std::fs::write(format!("/proc/{pid}/clear_refs"), "5").expect("the peak of an own process can be reset");
 }
 
 fn status_kib(pid: u32, field: &str) -> f64 {

@@ -11,7 +11,7 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::load::{self, Outcome, Until, Want};
 use crate::report::{Goal, Report, Samples};
-use crate::{Plan, content, process, uncached};
+use crate::{Plan, content, process, uncached, wait_complete};
 
 const RANGE_BYTES: usize = 256 << 10;
 /// Leaves of the default profile.
@@ -136,7 +136,7 @@ impl Bed {
         let data = folder.join("data");
         let gateway = Gateway::start(&data);
         let added = gateway.add(&source, &[])?;
-        gateway.wait_complete()?;
+        wait_complete(&gateway)?;
         gateway.stop();
         std::fs::remove_file(&source).map_err(|error| error.to_string())?;
         let path = format!("/ipfs/{}", added["cid"].as_str().ok_or("add gave no CID")?);

@@ -24,6 +24,11 @@ impl Samples {
         self.0.iter().copied().fold(f64::NAN, f64::max)
     }
 
+    /// The greatest sample alone.
+    pub fn highest(&self) -> Samples {
+        Samples(vec![self.max()])
+    }
+
     fn min(&self) -> f64 {
         self.0.iter().copied().fold(f64::NAN, f64::min)
     }

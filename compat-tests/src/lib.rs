@@ -3,6 +3,9 @@
 //! The binary is the one beside the test's own executable (`target/<profile>/skygate`), so that what is tested is
 //! what is built; `SKYGATE_BIN` names another.
 
+pub mod browser;
+pub mod site;
+
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -51,6 +54,9 @@ pub fn binary() -> PathBuf {
     }
     panic!("no skygate binary beside the test: run `cargo build --release` first, or set SKYGATE_BIN");
 }
+
+/// Completion follows an acknowledgement within seconds; this is for one that never comes.
+pub const COMPLETE_MAX: std::time::Duration = std::time::Duration::from_secs(120);
 
 /// A running gateway. Killed when dropped.
 pub struct Gateway {
@@ -162,6 +168,32 @@ impl Gateway {
         }
         let last = text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default();
         serde_json::from_str(last).map_err(|error| format!("{error}: {text}{errors}"))
+    }
+
+    /// Returns when every pin is complete: when it survives the loss of any m hosts. Asks again and again; `Err` says
+    /// that some were not complete after [`COMPLETE_MAX`].
+    pub fn wait_complete(&self) -> Result<(), String> {
+        let begin = std::time::Instant::now();
+        while self.incomplete_pins()? > 0 {
+            if begin.elapsed() > COMPLETE_MAX {
+                return Err(format!("pins are not complete after {COMPLETE_MAX:?}\n{}", self.log()));
+            }
+            std::thread::yield_now();
+        }
+        Ok(())
+    }
+
+    /// How many of the first thousand pins are acknowledged, but not complete.
+    pub fn incomplete_pins(&self) -> Result<usize, String> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| error.to_string())?;
+        // A client of this runtime's own: a connection of another one would hang on it.
+        let client = reqwest::Client::builder().no_proxy().build().map_err(|error| error.to_string())?;
+        let asked = client.get(format!("{}/api/v1/pins?limit=1000", self.admin)).bearer_auth(self.api_key());
+        let answer = runtime.block_on(async { asked.send().await?.error_for_status()?.json().await });
+        let page: serde_json::Value = answer.map_err(|error: reqwest::Error| error.to_string())?;
+        let pins = page["pins"].as_array().ok_or_else(|| format!("no pins in {page}"))?;
+        Ok(pins.iter().filter(|pin| pin["durability"] != "complete").count())
     }
 
     /// GET on the public listener.
