@@ -2,7 +2,7 @@
 
 pub mod access;
 pub mod address;
-// pub mod cli;
+pub mod cli;
 pub mod config;
 pub mod deny;
 pub mod http;
@@ -16,5 +16,5 @@ pub mod sector;
 pub mod site;
 pub mod store;
 pub mod tree;
-// #[cfg(test)]
-// mod tidy;
+#[cfg(test)]
+mod tidy;

@@ -38,8 +38,7 @@ pub(super) fn load_or_create(path: &Path) -> Result<(String, KeyFile), AccessErr
             let mut text = String::new();
             file.take(KEY_FILE_MAX_BYTES).read_to_string(&mut text).map_err(io_error)?;
             let key = text.trim();
-            if !(KEY_TEXT_MIN..=super::SECRET_TEXT_MAX).contains(&key.len()) || !key.bytes().all(|b| b.is_ascii_graphic())
-            {
+            if !(KEY_TEXT_MIN..=super::SECRET_TEXT_MAX).contains(&key.len()) || !key.bytes().all(|b| b.is_ascii_graphic()) {
                 return Err(AccessError::NoKey { path: path.to_owned() });
             }
             Ok((key.to_owned(), KeyFile::Existed))

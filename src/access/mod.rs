@@ -20,8 +20,8 @@ use std::time::{Duration, Instant};
 
 pub use keyfile::{AccessError, KeyFile};
 pub use origin::{
-    AdminRefused, Forwarding, Peer, RequestSource, WriteRefused, admin_request_allowed, is_forwarding_header,
-    is_loopback_host, loopback_write_allowed, same_origin,
+    AdminRefused, Forwarding, Peer, RequestSource, WriteRefused, admin_request_allowed, is_forwarding_header, is_loopback_host,
+    loopback_write_allowed, same_origin,
 };
 
 /// Login links that can be open at once. A person needs one; sixteen leave room for a nervous one.

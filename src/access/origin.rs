@@ -52,7 +52,9 @@ pub enum WriteRefused {
 /// Why the admin listener refuses a request before it looks at any key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AdminRefused {
-    #[error("the admin address is reached by a name it does not know: use its IP address, localhost, or the configured admin address")]
+    #[error(
+        "the admin address is reached by a name it does not know: use its IP address, localhost, or the configured admin address"
+    )]
     ForeignHost,
     #[error("web pages of other origins may not use the admin address")]
     ForeignOrigin,
@@ -87,15 +89,10 @@ pub fn loopback_write_allowed(source: &RequestSource<'_>) -> Result<(), WriteRef
 
 /// May this request look at the admin listener at all? `admin_hosts` are the configured names and addresses of it,
 /// each with or without port.
-pub fn admin_request_allowed(
-    host: Option<&str>,
-    origin: Option<&str>,
-    admin_hosts: &[String],
-) -> Result<(), AdminRefused> {
+pub fn admin_request_allowed(host: Option<&str>, origin: Option<&str>, admin_hosts: &[String]) -> Result<(), AdminRefused> {
     let Some(host) = host else { return Err(AdminRefused::ForeignHost) };
     let configured = admin_hosts.iter().any(|known| {
-        known.eq_ignore_ascii_case(host)
-            || split_host(known).zip(split_host(host)).is_some_and(|(a, b)| a.eq_ignore_ascii_case(b))
+        known.eq_ignore_ascii_case(host) || split_host(known).zip(split_host(host)).is_some_and(|(a, b)| a.eq_ignore_ascii_case(b))
     });
     if !configured && !is_loopback_host(host) {
         return Err(AdminRefused::ForeignHost);
@@ -205,12 +202,22 @@ mod tests {
 
     #[test]
     fn peers_and_proxy_headers() {
-        for (text, expect) in [("127.0.0.1", Peer::Loopback), ("::1", Peer::Loopback), ("::ffff:127.0.0.1", Peer::Loopback), ("192.168.0.1", Peer::Remote)] {
+        for (text, expect) in [
+            ("127.0.0.1", Peer::Loopback),
+            ("::1", Peer::Loopback),
+            ("::ffff:127.0.0.1", Peer::Loopback),
+            ("192.168.0.1", Peer::Remote),
+        ] {
             assert_eq!(Peer::from(text.parse::<IpAddr>().expect("an address")), expect);
         }
-        for (name, expect) in
-            [("X-Forwarded-For", true), ("x-forwarded-proto", true), ("forwarded", true), ("Via", true), ("host", false), ("x-forward", false)]
-        {
+        for (name, expect) in [
+            ("X-Forwarded-For", true),
+            ("x-forwarded-proto", true),
+            ("forwarded", true),
+            ("Via", true),
+            ("host", false),
+            ("x-forward", false),
+        ] {
             assert_eq!(is_forwarding_header(name), expect, "{name}");
         }
     }

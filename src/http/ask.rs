@@ -15,6 +15,9 @@ use super::refusal::Refusal;
 /// Parameters of a query that are looked at; the rest are ignored. Query text is bounded by the head's size limit.
 const QUERY_PAIRS_MAX: usize = 64;
 
+/// Characters of a path that an error page repeats.
+const PATH_SHOWN_MAX: usize = 512;
+
 const SERVICE_WORKER: HeaderName = HeaderName::from_static("service-worker");
 
 /// Which surface a Host belongs to. The order is that of `design.md` 10: gateway domains with their subdomain forms,
@@ -31,19 +34,36 @@ pub fn surface(_host: Option<&str>) -> Surface {
     Surface::PathAndPortal
 }
 
-/// What is asked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Target {
+/// Which surface's rules read the path. Told by its first characters alone, so that an answer that is kept ready needs
+/// no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Route {
     /// `/`
     Landing,
-    /// `/ipfs/{root}{path}`
-    Ipfs { root: Cid, root_text: String, path: SitePath },
+    /// `/ipfs/...`
+    Ipfs,
     /// `/ipns/...`
     Ipns,
-    /// `/{skylink}{path}`; Skynet's rules read the path as it stood there.
-    Skylink { link: Skylink, path_text: String },
+    /// `/{skylink}...`
+    Skylink,
     /// Nothing that any surface answers.
     Unknown,
+}
+
+/// `/ipfs/{root}{path}`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IpfsTarget {
+    pub root: Cid,
+    /// The root as it stands in the path.
+    pub root_text: String,
+    pub path: SitePath,
+}
+
+/// `/{skylink}{path}`; Skynet's rules read the path as it stood there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SkyTarget {
+    pub link: Skylink,
+    pub path_text: String,
 }
 
 /// How the reader wants to be told of errors.
@@ -71,7 +91,7 @@ pub enum Format {
 pub struct Ask {
     pub method: Method,
     pub surface: Surface,
-    pub target: Target,
+    pub route: Route,
     /// The path as asked, without the query.
     pub path: String,
     pub query: Option<String>,
@@ -94,16 +114,13 @@ impl Ask {
         let headers = &parts.headers;
         let host = host_of(parts);
         let query = parts.uri.query().map(str::to_owned);
-        let target = target(path)?;
+        let route = route(path);
         // Skynet's routes give the parameter `format` other words.
-        let format = match &target {
-            Target::Ipfs { .. } => format(query.as_deref(), headers)?,
-            Target::Landing | Target::Ipns | Target::Skylink { .. } | Target::Unknown => Format::Deserialized,
-        };
+        let format = if route == Route::Ipfs { format(query.as_deref(), headers)? } else { Format::Deserialized };
         Ok(Ask {
             method: parts.method.clone(),
             surface: surface(host.as_deref()),
-            target,
+            route,
             format,
             path: path.to_owned(),
             query,
@@ -114,6 +131,34 @@ impl Ask {
             only_if_cached: text(headers, header::CACHE_CONTROL).is_some_and(|v| list_has(v, "only-if-cached")),
             service_worker: text(headers, SERVICE_WORKER).is_some_and(|v| v.trim().eq_ignore_ascii_case("script")),
         })
+    }
+
+    /// Reads the path of [`Route::Ipfs`].
+    pub fn ipfs_target(&self) -> Result<IpfsTarget, Refusal> {
+        match Address::parse(&self.path).map_err(|error| self.bad_path(error))? {
+            Address::Ipfs { root, path } => {
+                let root_text = self.path.split('/').nth(2).unwrap_or_default().to_owned();
+                Ok(IpfsTarget { root, root_text, path })
+            }
+            Address::Ipns { .. } | Address::Skylink { .. } => Err(Refusal::NoRoute),
+        }
+    }
+
+    /// Reads the path of [`Route::Skylink`].
+    pub fn sky_target(&self) -> Result<SkyTarget, Refusal> {
+        let segment = skylink_segment(&self.path).ok_or(Refusal::NoRoute)?;
+        let link = Skylink::parse(segment).map_err(|error| self.bad_path(error))?;
+        Ok(SkyTarget { link, path_text: self.path[1 + segment.len()..].to_owned() })
+    }
+
+    /// The refusal that shows the path as asked, or the start of a long one.
+    pub fn bad_path(&self, error: AddressError) -> Refusal {
+        Refusal::BadPath { path: self.path.chars().take(PATH_SHOWN_MAX).collect(), error }
+    }
+
+    /// A plain GET or HEAD of the file itself: the only thing that ready answers are kept for.
+    pub fn is_plain(&self) -> bool {
+        self.query.is_none() && self.format == Format::Deserialized && !self.service_worker && self.method != Method::OPTIONS
     }
 
     /// First value of a query parameter, decoded.
@@ -135,31 +180,18 @@ pub fn reader(path: &str, headers: &HeaderMap) -> Reader {
     if skylink_segment(path).is_some() || path.starts_with("/skynet/") {
         return Reader::Json;
     }
-    let html = text(headers, header::ACCEPT).is_some_and(|accept| accept_types(accept).any(|(kind, _)| kind.eq_ignore_ascii_case("text/html")));
+    let html = text(headers, header::ACCEPT)
+        .is_some_and(|accept| accept_types(accept).any(|(kind, _)| kind.eq_ignore_ascii_case("text/html")));
     if html { Reader::Html } else { Reader::Text }
 }
 
-fn target(path: &str) -> Result<Target, Refusal> {
-    let bad = |error: AddressError| Refusal::BadPath { path: path.chars().take(512).collect(), error };
-    if path == "/" || path.is_empty() {
-        return Ok(Target::Landing);
-    }
-    if let Some(rest) = path.strip_prefix("/ipfs/") {
-        let root_text = rest.split('/').next().unwrap_or_default().to_owned();
-        return match Address::parse(path).map_err(bad)? {
-            Address::Ipfs { root, path } => Ok(Target::Ipfs { root, root_text, path }),
-            Address::Ipns { .. } | Address::Skylink { .. } => Ok(Target::Unknown),
-        };
-    }
-    if path.starts_with("/ipns/") {
-        return Ok(Target::Ipns);
-    }
-    match skylink_segment(path) {
-        Some(segment) => {
-            let link = Skylink::parse(segment).map_err(bad)?;
-            Ok(Target::Skylink { link, path_text: path[1 + segment.len()..].to_owned() })
-        }
-        None => Ok(Target::Unknown),
+fn route(path: &str) -> Route {
+    match path {
+        "" | "/" => Route::Landing,
+        _ if path.starts_with("/ipfs/") => Route::Ipfs,
+        _ if path.starts_with("/ipns/") => Route::Ipns,
+        _ if skylink_segment(path).is_some() => Route::Skylink,
+        _ => Route::Unknown,
     }
 }
 
@@ -269,27 +301,42 @@ mod tests {
     #[test]
     fn targets() {
         let good = ask(&format!("/ipfs/{CID}/a%20b/?x=1"), &[]).expect("good");
-        let Target::Ipfs { root, root_text, path } = &good.target else { panic!("{:?}", good.target) };
-        assert_eq!((root.to_string().as_str(), root_text.as_str()), (CID, CID));
-        assert_eq!((path.segments(), path.trailing_slash()), (&["a b".to_owned()][..], TrailingSlash::Yes));
+        let target = good.ipfs_target().expect("parses");
+        assert_eq!((target.root.to_string().as_str(), target.root_text.as_str()), (CID, CID));
+        assert_eq!((target.path.segments(), target.path.trailing_slash()), (&["a b".to_owned()][..], TrailingSlash::Yes));
         assert_eq!((good.path.as_str(), good.query.as_deref()), (format!("/ipfs/{CID}/a%20b/").as_str(), Some("x=1")));
 
         let sky = ask(&format!("/{LINK}/dir/a.txt"), &[]).expect("good");
-        assert!(matches!(&sky.target, Target::Skylink { path_text, .. } if path_text == "/dir/a.txt"));
-        assert_eq!(sky.reader, Reader::Json);
+        assert_eq!((sky.route, sky.reader), (Route::Skylink, Reader::Json));
+        assert_eq!(sky.sky_target().expect("parses").path_text, "/dir/a.txt");
 
-        for (uri, expect) in [("/", Target::Landing), ("/ipns/example.com", Target::Ipns), ("/favicon.ico", Target::Unknown), ("/ipfs", Target::Unknown), ("/skynet/stats", Target::Unknown)] {
-            assert_eq!(ask(uri, &[]).expect("parses").target, expect, "{uri}");
+        for (uri, expect) in [
+            ("/", Route::Landing),
+            ("/ipns/example.com", Route::Ipns),
+            ("/favicon.ico", Route::Unknown),
+            ("/ipfs", Route::Unknown),
+            ("/skynet/stats", Route::Unknown),
+        ] {
+            assert_eq!(ask(uri, &[]).expect("parses").route, expect, "{uri}");
         }
     }
 
     #[test]
     fn bad_paths_are_told_with_the_path() {
-        for uri in ["/ipfs/QmInvalidCID", "/ipfs/", "/ipfs//a", &format!("/ipfs/{CID}/%zz"), &format!("/ipfs/{CID}/%00"), &format!("/ipfs/{CID}/%ff")] {
-            let refusal = ask(uri, &[]).expect_err("refused");
+        for uri in [
+            "/ipfs/QmInvalidCID",
+            "/ipfs/",
+            "/ipfs//a",
+            &format!("/ipfs/{CID}/%zz"),
+            &format!("/ipfs/{CID}/%00"),
+            &format!("/ipfs/{CID}/%ff"),
+        ] {
+            let refusal = ask(uri, &[]).expect("a head").ipfs_target().expect_err("refused");
             assert!(matches!(&refusal, Refusal::BadPath { path, .. } if path == uri), "{uri}: {refusal}");
             assert_eq!(refusal.row().status, 400);
         }
+        let refusal = ask(&format!("/{}", "_".repeat(46)), &[]).expect("a head").sky_target().expect_err("refused");
+        assert_eq!(refusal.row().status, 400);
     }
 
     #[test]
@@ -322,12 +369,18 @@ mod tests {
 
     #[test]
     fn facts_of_the_head() {
-        let ask_with = |headers: &[(&str, &str)]| ask(&format!("/ipfs/{CID}?filename=a+b%C4%85.txt&download=true"), headers).expect("parses");
+        let ask_with =
+            |headers: &[(&str, &str)]| ask(&format!("/ipfs/{CID}?filename=a+b%C4%85.txt&download=true"), headers).expect("parses");
         let plain = ask_with(&[]);
         assert_eq!((plain.reader, plain.only_if_cached, plain.service_worker), (Reader::Text, false, false));
         assert_eq!(plain.parameter("filename").as_deref(), Some("a bą.txt"));
         assert_eq!(plain.parameter("nothing"), None);
-        let full = ask_with(&[("accept", "text/html;q=0.9"), ("cache-control", "no-transform, only-if-cached"), ("service-worker", "script"), ("host", "localhost:1")]);
+        let full = ask_with(&[
+            ("accept", "text/html;q=0.9"),
+            ("cache-control", "no-transform, only-if-cached"),
+            ("service-worker", "script"),
+            ("host", "localhost:1"),
+        ]);
         assert_eq!((full.reader, full.only_if_cached, full.service_worker), (Reader::Html, true, true));
         assert_eq!(full.host.as_deref(), Some("localhost:1"));
     }

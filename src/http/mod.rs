@@ -28,5 +28,5 @@ mod testing;
 mod walk;
 
 pub use reply::AnswerCache;
-pub use serve::{GRACE, Listeners, answer, run};
+pub use serve::{Listeners, answer, run};
 pub use services::{Content, HostView, HttpOptions, Operations, PinPage, PinView, Readiness, Services, Skyfile, UploadStream};

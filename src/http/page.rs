@@ -101,7 +101,8 @@ impl ListingPage {
 
     /// Everything behind the rows.
     pub fn closing(cut: Option<&str>) -> String {
-        html! { (PreEscaped("</table>")) @if let Some(note) = cut { p class="dim" { (note) } } (PreEscaped("</body></html>\n")) }.into_string()
+        html! { (PreEscaped("</table>")) @if let Some(note) = cut { p class="dim" { (note) } } (PreEscaped("</body></html>\n")) }
+            .into_string()
     }
 }
 
@@ -173,7 +174,7 @@ pub fn landing(sample_site: Option<&str>) -> String {
             }
             p { "Put a site of your own on it:" }
             pre { "skygate add ./my-site" }
-            p class="dim" { "The first word of each answer's Cache-Status header tells whether it came from memory or from the hosts." }
+            p class="dim" { "Each answer's Cache-Status header tells whether its bytes came from memory or from the hosts." }
         },
     )
 }
@@ -212,7 +213,9 @@ mod tests {
         text.push_str(&ListingPage::closing(None));
         for expect in [
             "Index of".to_owned(),
-            format!("/ipfs/<a href=\"/ipfs/{ROOT}\">{ROOT}</a>/<a href=\"/ipfs/{ROOT}/%C4%85\">ą</a>/<a href=\"/ipfs/{ROOT}/%C4%85/%C4%99\">ę</a>"),
+            format!(
+                "/ipfs/<a href=\"/ipfs/{ROOT}\">{ROOT}</a>/<a href=\"/ipfs/{ROOT}/%C4%85\">ą</a>/<a href=\"/ipfs/{ROOT}/%C4%85/%C4%99\">ę</a>"
+            ),
             format!("<a href=\"/ipfs/{ROOT}/%C4%85/%C4%99/..\">..</a>"),
             format!("<a href=\"/ipfs/{ROOT}/%C4%85/%C4%99/file-%C5%BA%C5%82.txt\">file-źł.txt</a>"),
             format!("<a class=\"ipfs-hash\" translate=\"no\" href=\"/ipfs/{FILE}?filename=file-%25C5%25BA%25C5%2582.txt\">"),
@@ -236,7 +239,14 @@ mod tests {
 
     #[test]
     fn sizes() {
-        for (bytes, expect) in [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (1 << 20, "1.0 MiB"), ((1 << 20) - 1, "1.0 MiB"), (u64::MAX, "16.0 EiB")] {
+        for (bytes, expect) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1.0 KiB"),
+            (1 << 20, "1.0 MiB"),
+            ((1 << 20) - 1, "1.0 MiB"),
+            (u64::MAX, "16.0 EiB"),
+        ] {
             assert_eq!(human_size(bytes), expect);
         }
     }

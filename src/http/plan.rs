@@ -7,9 +7,9 @@
 use std::ops::Range;
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
-use ::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use ::http::StatusCode;
+use ::http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use bytes::Bytes;
 
 /// `/ipfs/` never changes (`ipfs-gateway.md` 2.1): 48 weeks, immutable.
 pub const CACHE_IMMUTABLE: &str = "public, max-age=29030400, immutable";
@@ -141,7 +141,7 @@ fn etag_listed(list: &str, etag: &[u8], comparison: Comparison) -> bool {
         let Some(inner) = opaque.strip_prefix('"') else { return false };
         let Some(end) = inner.find('"') else { return false };
         let strong_enough = comparison == Comparison::Weak || (!weak && !ours_weak);
-        if strong_enough && opaque[..end + 2].as_bytes() == ours {
+        if strong_enough && opaque.as_bytes()[..end + 2] == *ours {
             return true;
         }
         rest = inner[end + 1..].trim_start();
@@ -328,10 +328,8 @@ pub fn content_disposition(disposition: Disposition, filename: &str) -> HeaderVa
         Disposition::Inline => "inline",
         Disposition::Attachment => "attachment",
     };
-    let plain: String = filename
-        .chars()
-        .map(|c| if c.is_ascii_graphic() && c != '"' && c != '\\' || c == ' ' { c } else { '_' })
-        .collect();
+    let plain: String =
+        filename.chars().map(|c| if c.is_ascii_graphic() && c != '"' && c != '\\' || c == ' ' { c } else { '_' }).collect();
     let encoded = percent_encoding::utf8_percent_encode(filename, NOT_ATTR_CHAR);
     ascii(format!("{word}; filename=\"{plain}\"; filename*=UTF-8''{encoded}"))
 }
@@ -407,7 +405,7 @@ mod tests {
     fn etag_conditions() {
         use Decision::*;
         #[rustfmt::skip]
-        let rows: &[(Option<&str>, Option<&str>, Option<&str>, Decision)] = &[
+        let rows = [
             // If-None-Match,                   If-Match,        If-Range with bytes=0-1, expect
             (None,                              None,            None,               Whole),
             (Some("\"bafy\""),                  None,            None,               NotModified),
@@ -435,15 +433,14 @@ mod tests {
                 range: if_range.map(|_| "bytes=0-1".to_owned()),
                 ..Default::default()
             };
-            assert_eq!(&decide(&conditions, &file(34)), expect, "{conditions:?}");
+            assert_eq!(decide(&conditions, &file(34)), expect, "{conditions:?}");
         }
     }
 
     #[test]
     fn dates_count_only_with_a_known_time() {
         let then = SystemTime::UNIX_EPOCH + Duration::from_millis(1_000_500);
-        let conditions =
-            Conditions { if_modified_since: Some(httpdate::fmt_http_date(then)), ..Default::default() };
+        let conditions = Conditions { if_modified_since: Some(httpdate::fmt_http_date(then)), ..Default::default() };
         assert_eq!(decide(&conditions, &file(1)), Decision::Whole);
         let dated = Representation { last_modified: Some(then), ..file(1) };
         assert_eq!(decide(&conditions, &dated), Decision::NotModified);

@@ -26,14 +26,15 @@ const RETRY_NOT_ENOUGH_HOSTS_S: u32 = 30;
 /// Why a request is not answered with what it asked for.
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
+    /// Boxed, as the next one: they can hold a CID, and refusals travel through every function here.
     #[error("{0}")]
-    Store(#[from] StoreError),
+    Store(Box<StoreError>),
     #[error("{0}")]
     Site(#[from] SiteError),
     #[error("{0}")]
     Skyfile(#[from] OutsideContent),
     #[error("{0}")]
-    Ingest(#[from] IngestError),
+    Ingest(Box<IngestError>),
     #[error("{0}")]
     Admin(#[from] AdminRefused),
     /// The address in the path does not parse. `path` is the path as asked.
@@ -88,6 +89,18 @@ pub enum Refusal {
     NoPin,
 }
 
+impl From<StoreError> for Refusal {
+    fn from(error: StoreError) -> Refusal {
+        Refusal::Store(Box::new(error))
+    }
+}
+
+impl From<IngestError> for Refusal {
+    fn from(error: IngestError) -> Refusal {
+        Refusal::Ingest(Box::new(error))
+    }
+}
+
 /// May a cache keep the refusal?
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CacheRule {
@@ -116,32 +129,127 @@ impl Refusal {
         use StatusCode as S;
         match self {
             Refusal::Store(error) => store_row(error),
-            Refusal::Site(error) => row(S::INTERNAL_SERVER_ERROR, NoStore, format!("the stored tree cannot be followed: {error}"), "Whoever made this content has to make it anew."),
-            Refusal::Skyfile(error) => row(S::INTERNAL_SERVER_ERROR, NoStore, error.to_string(), "Whoever made this content has to make it anew."),
+            Refusal::Site(error) => row(
+                S::INTERNAL_SERVER_ERROR,
+                NoStore,
+                format!("the stored tree cannot be followed: {error}"),
+                "Whoever made this content has to make it anew.",
+            ),
+            Refusal::Skyfile(error) => {
+                row(S::INTERNAL_SERVER_ERROR, NoStore, error.to_string(), "Whoever made this content has to make it anew.")
+            }
             Refusal::Ingest(error) => ingest_row(error),
-            Refusal::Admin(error) => row(S::FORBIDDEN, NoStore, error.to_string(), "Open the admin page by the address that `skygate serve` prints."),
-            Refusal::BadPath { path, error } => row(S::BAD_REQUEST, Unsaid, format!("invalid path \"{path}\": {error}"), "Check the address for missing or extra characters."),
-            Refusal::BadQuery(what) => row(S::BAD_REQUEST, Unsaid, format!("the query is malformed: {what}"), "Correct the part of the address behind the question mark."),
-            Refusal::BadHeader(name) => row(S::BAD_REQUEST, NoStore, format!("the request header {name} is malformed"), "Correct the header."),
-            Refusal::NoSuchPath { missing } => row(S::NOT_FOUND, Unsaid, format!("the content exists, but it has no \"{missing}\""), "Check the spelling (capitals count), or open the folder above."),
-            Refusal::NoRoute => row(S::NOT_FOUND, NoStore, "there is no such page", "Content has addresses that start with /ipfs/ or with a skylink."),
+            Refusal::Admin(error) => {
+                row(S::FORBIDDEN, NoStore, error.to_string(), "Open the admin page by the address that `skygate serve` prints.")
+            }
+            Refusal::BadPath { path, error } => row(
+                S::BAD_REQUEST,
+                Unsaid,
+                format!("invalid path \"{path}\": {error}"),
+                "Check the address for missing or extra characters.",
+            ),
+            Refusal::BadQuery(what) => row(
+                S::BAD_REQUEST,
+                Unsaid,
+                format!("the query is malformed: {what}"),
+                "Correct the part of the address behind the question mark.",
+            ),
+            Refusal::BadHeader(name) => {
+                row(S::BAD_REQUEST, NoStore, format!("the request header {name} is malformed"), "Correct the header.")
+            }
+            Refusal::NoSuchPath { missing } => row(
+                S::NOT_FOUND,
+                Unsaid,
+                format!("the content exists, but it has no \"{missing}\""),
+                "Check the spelling (capitals count), or open the folder above.",
+            ),
+            Refusal::NoRoute => row(
+                S::NOT_FOUND,
+                NoStore,
+                "there is no such page",
+                "Content has addresses that start with /ipfs/ or with a skylink.",
+            ),
             Refusal::Method => row(S::METHOD_NOT_ALLOWED, NoStore, "this address only answers GET, HEAD and OPTIONS", "Use GET."),
-            Refusal::NotAtHand => row(S::PRECONDITION_FAILED, NoStore, "the content is not at hand, and the request forbids looking for it", "Ask without Cache-Control: only-if-cached."),
-            Refusal::ServiceWorker => row(S::BAD_REQUEST, Unsaid, "a service worker may not be registered for a whole content root on a shared origin", "Put the worker's script into a folder of the site, or use an address with an origin of its own."),
-            Refusal::Precondition => row(S::PRECONDITION_FAILED, NoStore, "the content is not the version that If-Match or If-Unmodified-Since names", "Ask without that header."),
-            Refusal::OutOfRange { size_bytes } => row(S::RANGE_NOT_SATISFIABLE, NoStore, format!("the file has {size_bytes} bytes, and no range asked for lies inside"), "Ask for a range inside the file."),
+            Refusal::NotAtHand => row(
+                S::PRECONDITION_FAILED,
+                NoStore,
+                "the content is not at hand, and the request forbids looking for it",
+                "Ask without Cache-Control: only-if-cached.",
+            ),
+            Refusal::ServiceWorker => row(
+                S::BAD_REQUEST,
+                Unsaid,
+                "a service worker may not be registered for a whole content root on a shared origin",
+                "Put the worker's script into a folder of the site, or use an address with an origin of its own.",
+            ),
+            Refusal::Precondition => row(
+                S::PRECONDITION_FAILED,
+                NoStore,
+                "the content is not the version that If-Match or If-Unmodified-Since names",
+                "Ask without that header.",
+            ),
+            Refusal::OutOfRange { size_bytes } => row(
+                S::RANGE_NOT_SATISFIABLE,
+                NoStore,
+                format!("the file has {size_bytes} bytes, and no range asked for lies inside"),
+                "Ask for a range inside the file.",
+            ),
             Refusal::BadRange => row(S::BAD_REQUEST, NoStore, "the Range header is malformed", "Write it like bytes=0-1023."),
-            Refusal::UnknownFormat(name) => row(S::BAD_REQUEST, Unsaid, format!("the format \"{name}\" is not known"), "Leave format= out, or use format=raw."),
-            Refusal::FormatUnavailable(name) => row(S::NOT_ACCEPTABLE, NoStore, format!("this gateway does not answer in the format {name} here"), "Leave format= out to get the file, or use format=raw for the block."),
-            Refusal::NotUnixfs { codec } => row(S::NOT_ACCEPTABLE, Unsaid, format!("the path ends in data of the codec 0x{codec:x}, which is neither a file nor a directory"), "Use format=raw to get the block as it is."),
-            Refusal::NamesUnavailable => row(S::NOT_IMPLEMENTED, NoStore, "this gateway does not resolve /ipns/ names", "Use the /ipfs/ address that the name points to."),
-            Refusal::ResolverSkylink => row(S::BAD_REQUEST, NoStore, "this portal does not resolve version 2 skylinks", "Use the version 1 skylink that it points to."),
-            Refusal::Archive => row(S::NOT_IMPLEMENTED, NoStore, "this portal does not make archives of folders", "Ask for the files one by one."),
-            Refusal::HeadTimedOut => row(S::GATEWAY_TIMEOUT, NoStore, "finding the content took too long", "Try again in a moment.").retry(RETRY_TIMED_OUT_S),
-            Refusal::NoKey => row(S::UNAUTHORIZED, NoStore, "this needs the API key", "Send it as Authorization: Bearer KEY, or open the login link that `skygate serve` prints. The key file is named there, too."),
-            Refusal::CookieWrite => row(S::FORBIDDEN, NoStore, "a change by login cookie must come from the admin page itself", "Use the API key, or the admin page."),
-            Refusal::LoginSpent => row(S::FORBIDDEN, NoStore, "this login link was used already, or is too old", "Start the gateway anew, or ask POST /api/v1/login-link with the API key, for another one."),
-            Refusal::NoPin => row(S::NOT_FOUND, NoStore, "nothing is pinned under this address", "`skygate pin ls` shows what is pinned."),
+            Refusal::UnknownFormat(name) => {
+                row(S::BAD_REQUEST, Unsaid, format!("the format \"{name}\" is not known"), "Leave format= out, or use format=raw.")
+            }
+            Refusal::FormatUnavailable(name) => row(
+                S::NOT_ACCEPTABLE,
+                NoStore,
+                format!("this gateway does not answer in the format {name} here"),
+                "Leave format= out to get the file, or use format=raw for the block.",
+            ),
+            Refusal::NotUnixfs { codec } => row(
+                S::NOT_ACCEPTABLE,
+                Unsaid,
+                format!("the path ends in data of the codec 0x{codec:x}, which is neither a file nor a directory"),
+                "Use format=raw to get the block as it is.",
+            ),
+            Refusal::NamesUnavailable => row(
+                S::NOT_IMPLEMENTED,
+                NoStore,
+                "this gateway does not resolve /ipns/ names",
+                "Use the /ipfs/ address that the name points to.",
+            ),
+            Refusal::ResolverSkylink => row(
+                S::BAD_REQUEST,
+                NoStore,
+                "this portal does not resolve version 2 skylinks",
+                "Use the version 1 skylink that it points to.",
+            ),
+            Refusal::Archive => {
+                row(S::NOT_IMPLEMENTED, NoStore, "this portal does not make archives of folders", "Ask for the files one by one.")
+            }
+            Refusal::HeadTimedOut => {
+                row(S::GATEWAY_TIMEOUT, NoStore, "finding the content took too long", "Try again in a moment.")
+                    .retry(RETRY_TIMED_OUT_S)
+            }
+            Refusal::NoKey => row(
+                S::UNAUTHORIZED,
+                NoStore,
+                "this needs the API key",
+                "Send it as Authorization: Bearer KEY, or open the login link that `skygate serve` prints. The key file is named there, too.",
+            ),
+            Refusal::CookieWrite => row(
+                S::FORBIDDEN,
+                NoStore,
+                "a change by login cookie must come from the admin page itself",
+                "Use the API key, or the admin page.",
+            ),
+            Refusal::LoginSpent => row(
+                S::FORBIDDEN,
+                NoStore,
+                "this login link was used already, or is too old",
+                "Start the gateway anew, or ask POST /api/v1/login-link with the API key, for another one.",
+            ),
+            Refusal::NoPin => {
+                row(S::NOT_FOUND, NoStore, "nothing is pinned under this address", "`skygate pin ls` shows what is pinned.")
+            }
         }
     }
 }
@@ -153,19 +261,57 @@ fn store_row(error: &StoreError) -> Row {
     let made_badly = "Whoever made this content has to make it anew.";
     let log_tells = "The operator finds the reason in the gateway's log.";
     match error {
-        StoreError::NotFound => row(S::NOT_FOUND, NoStore, "nothing is stored here under this address", "Check the address, or add the content to this gateway first."),
-        StoreError::Rebuilding => row(S::SERVICE_UNAVAILABLE, NoStore, "the gateway is still reading its catalog from the hosts, and does not know yet whether it has this", "Try again in a moment.").retry(RETRY_REBUILDING_S),
-        StoreError::TooFewPieces { have, need } => row(S::BAD_GATEWAY, NoStore, format!("too many storage hosts are out of reach: {have} good pieces were found, {need} are needed"), "Try again later; the content is complete again when a host comes back.").retry(RETRY_TOO_FEW_PIECES_S),
-        StoreError::TimedOut => row(S::GATEWAY_TIMEOUT, NoStore, "the storage hosts did not answer in time", "Try again in a moment.").retry(RETRY_TIMED_OUT_S),
-        StoreError::NotEnoughHosts { have, need, .. } => row(S::SERVICE_UNAVAILABLE, NoStore, format!("{have} storage hosts can be written to, {need} are needed"), "Try again when hosts have come back; `skygate hosts` shows which are missing and why.").retry(RETRY_NOT_ENOUGH_HOSTS_S),
-        StoreError::Tree(error) => row(S::INTERNAL_SERVER_ERROR, NoStore, format!("the stored block is malformed: {error}"), made_badly),
-        StoreError::BadFile(what) => row(S::INTERNAL_SERVER_ERROR, NoStore, format!("the stored file is malformed: {what}"), made_badly),
+        StoreError::NotFound => row(
+            S::NOT_FOUND,
+            NoStore,
+            "nothing is stored here under this address",
+            "Check the address, or add the content to this gateway first.",
+        ),
+        StoreError::Rebuilding => row(
+            S::SERVICE_UNAVAILABLE,
+            NoStore,
+            "the gateway is still reading its catalog from the hosts, and does not know yet whether it has this",
+            "Try again in a moment.",
+        )
+        .retry(RETRY_REBUILDING_S),
+        StoreError::TooFewPieces { have, need } => row(
+            S::BAD_GATEWAY,
+            NoStore,
+            format!("too many storage hosts are out of reach: {have} good pieces were found, {need} are needed"),
+            "Try again later; the content is complete again when a host comes back.",
+        )
+        .retry(RETRY_TOO_FEW_PIECES_S),
+        StoreError::TimedOut => {
+            row(S::GATEWAY_TIMEOUT, NoStore, "the storage hosts did not answer in time", "Try again in a moment.")
+                .retry(RETRY_TIMED_OUT_S)
+        }
+        StoreError::NotEnoughHosts { have, need, .. } => row(
+            S::SERVICE_UNAVAILABLE,
+            NoStore,
+            format!("{have} storage hosts can be written to, {need} are needed"),
+            "Try again when hosts have come back; `skygate hosts` shows which are missing and why.",
+        )
+        .retry(RETRY_NOT_ENOUGH_HOSTS_S),
+        StoreError::Tree(error) => {
+            row(S::INTERNAL_SERVER_ERROR, NoStore, format!("the stored block is malformed: {error}"), made_badly)
+        }
+        StoreError::BadFile(what) => {
+            row(S::INTERNAL_SERVER_ERROR, NoStore, format!("the stored file is malformed: {what}"), made_badly)
+        }
         StoreError::Skyfile(error) => row(S::INTERNAL_SERVER_ERROR, NoStore, error.to_string(), made_badly),
         StoreError::BlockTooLarge { .. } => row(S::INTERNAL_SERVER_ERROR, NoStore, error.to_string(), made_badly),
         StoreError::Unsupported(what) => row(S::NOT_IMPLEMENTED, NoStore, *what, "Another gateway may serve it."),
-        StoreError::WrongBlock(_) => row(S::INTERNAL_SERVER_ERROR, NoStore, "the stored bytes do not match their address, and are not served", log_tells),
+        StoreError::WrongBlock(_) => {
+            row(S::INTERNAL_SERVER_ERROR, NoStore, "the stored bytes do not match their address, and are not served", log_tells)
+        }
         StoreError::BadPin(_) | StoreError::Catalog(_) => row(S::INTERNAL_SERVER_ERROR, NoStore, "the gateway failed", log_tells),
-        StoreError::Records(_) => row(S::SERVICE_UNAVAILABLE, NoStore, "the hosts that keep the gateway's records are out of reach", "Try again in a moment.").retry(RETRY_TIMED_OUT_S),
+        StoreError::Records(_) => row(
+            S::SERVICE_UNAVAILABLE,
+            NoStore,
+            "the hosts that keep the gateway's records are out of reach",
+            "Try again in a moment.",
+        )
+        .retry(RETRY_TIMED_OUT_S),
         StoreError::Joined(error) => store_row(error),
     }
 }
@@ -176,11 +322,25 @@ fn ingest_row(error: &IngestError) -> Row {
     use StatusCode as S;
     match error {
         IngestError::Store(error) => store_row(error),
-        IngestError::Bad(what) => row(S::BAD_REQUEST, NoStore, what.clone(), "Nothing was stored. Use `skygate add`, or see docs/formats.md, section 9."),
-        IngestError::Cut | IngestError::Body(_) => row(S::BAD_REQUEST, NoStore, "the upload ended too early", "Nothing was stored. Send it again."),
-        IngestError::Stalled => row(S::REQUEST_TIMEOUT, NoStore, "the upload stood still for too long", "Nothing was stored. Send it again."),
-        IngestError::Busy => row(S::SERVICE_UNAVAILABLE, NoStore, "as many uploads are under way as this gateway takes", "Try again in a moment.").retry(RETRY_TIMED_OUT_S),
-        IngestError::SameKeyUnderWay => row(S::CONFLICT, NoStore, "an upload with this idempotency key is under way", "Wait for it to end, then ask again with the same key."),
+        IngestError::Bad(what) => {
+            row(S::BAD_REQUEST, NoStore, what.clone(), "Nothing was stored. Use `skygate add`, or see docs/formats.md, section 9.")
+        }
+        IngestError::Cut | IngestError::Body(_) => {
+            row(S::BAD_REQUEST, NoStore, "the upload ended too early", "Nothing was stored. Send it again.")
+        }
+        IngestError::Stalled => {
+            row(S::REQUEST_TIMEOUT, NoStore, "the upload stood still for too long", "Nothing was stored. Send it again.")
+        }
+        IngestError::Busy => {
+            row(S::SERVICE_UNAVAILABLE, NoStore, "as many uploads are under way as this gateway takes", "Try again in a moment.")
+                .retry(RETRY_TIMED_OUT_S)
+        }
+        IngestError::SameKeyUnderWay => row(
+            S::CONFLICT,
+            NoStore,
+            "an upload with this idempotency key is under way",
+            "Wait for it to end, then ask again with the same key.",
+        ),
     }
 }
 
@@ -203,13 +363,13 @@ mod tests {
     #[test]
     fn faults_that_pass_are_retried_and_never_cached() {
         let rows = [
-            (Refusal::Store(StoreError::NotFound), 404, false),
-            (Refusal::Store(StoreError::Rebuilding), 503, true),
-            (Refusal::Store(StoreError::TooFewPieces { have: 5, need: 6 }), 502, true),
-            (Refusal::Store(StoreError::TimedOut), 504, true),
-            (Refusal::Store(StoreError::NotEnoughHosts { have: 7, need: 8, reason: "two are full".to_owned() }), 503, true),
-            (Refusal::Store(StoreError::BadPin("disk /dev/sda is on fire".to_owned())), 500, false),
-            (Refusal::Store(StoreError::Joined(Arc::new(StoreError::TimedOut))), 504, true),
+            (Refusal::from(StoreError::NotFound), 404, false),
+            (Refusal::from(StoreError::Rebuilding), 503, true),
+            (Refusal::from(StoreError::TooFewPieces { have: 5, need: 6 }), 502, true),
+            (Refusal::from(StoreError::TimedOut), 504, true),
+            (Refusal::from(StoreError::NotEnoughHosts { have: 7, need: 8, reason: "two are full".to_owned() }), 503, true),
+            (Refusal::from(StoreError::BadPin("disk /dev/sda is on fire".to_owned())), 500, false),
+            (Refusal::from(StoreError::Joined(Arc::new(StoreError::TimedOut))), 504, true),
             (Refusal::HeadTimedOut, 504, true),
         ];
         for (refusal, status, retried) in rows {
@@ -222,7 +382,7 @@ mod tests {
 
     #[test]
     fn inner_words_stay_inside() {
-        let row = Refusal::Store(StoreError::BadPin("disk /dev/sda is on fire".to_owned())).row();
+        let row = Refusal::from(StoreError::BadPin("disk /dev/sda is on fire".to_owned())).row();
         assert!(!row.sentence.contains("sda") && !row.advice.is_empty());
         let bad = Refusal::BadPath { path: "/ipfs/QmInvalidCID".to_owned(), error: AddressError::CidEmpty };
         assert!(bad.row().sentence.starts_with("invalid path \"/ipfs/QmInvalidCID\""), "the suite looks for these words");

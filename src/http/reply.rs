@@ -73,7 +73,7 @@ struct Streaming {
 #[derive(Debug, thiserror::Error)]
 pub enum BodyError {
     #[error("the stored bytes could not be read: {0}")]
-    Store(#[from] StoreError),
+    Store(Box<StoreError>),
     #[error("the body is not as long as its head says")]
     WrongLength,
 }
@@ -130,7 +130,7 @@ impl Streaming {
         };
         let outcome = match next {
             Some(Ok(chunk)) => self.pass(chunk),
-            Some(Err(error)) => Err(BodyError::Store(error)),
+            Some(Err(error)) => Err(BodyError::Store(Box::new(error))),
             None if self.left_bytes.is_none() => {
                 self.meter.finish();
                 return Poll::Ready(None);
@@ -198,7 +198,10 @@ pub struct FilePlan {
 pub enum BodySource {
     File(FileSource),
     /// A stretch of a skyfile's content.
-    Skyfile { skyfile: Arc<dyn Skyfile>, stretch: Range<u64> },
+    Skyfile {
+        skyfile: Arc<dyn Skyfile>,
+        stretch: Range<u64>,
+    },
     /// A block at hand.
     Block(Bytes),
 }
@@ -244,7 +247,7 @@ impl FilePlan {
 
 /// Ready answers for addresses that never change: a hit skips parsing and walking. Bounded in bytes.
 pub struct AnswerCache {
-    plans: moka::sync::Cache<Box<str>, Arc<FilePlan>>,
+    plans: moka::sync::Cache<Arc<str>, Arc<FilePlan>>,
 }
 
 impl AnswerCache {
@@ -252,7 +255,7 @@ impl AnswerCache {
     pub fn new(max_bytes: u64) -> AnswerCache {
         let plans = moka::sync::Cache::builder()
             .max_capacity(max_bytes)
-            .weigher(|key: &Box<str>, plan: &Arc<FilePlan>| u32::try_from(key.len() + plan.memory_bytes()).unwrap_or(u32::MAX))
+            .weigher(|key: &Arc<str>, plan: &Arc<FilePlan>| u32::try_from(key.len() + plan.memory_bytes()).unwrap_or(u32::MAX))
             .build();
         AnswerCache { plans }
     }
@@ -266,7 +269,7 @@ impl AnswerCache {
         self.plans.insert(key.into(), plan);
     }
 
-    /// Something was unpinned, so what these plans lead to may be gone.
+    /// Forgets everything: something was unpinned, and answers may hold small files whole.
     pub fn clear(&self) {
         self.plans.invalidate_all();
     }
@@ -278,8 +281,6 @@ pub struct Delivery<'a> {
     pub method: &'a Method,
     pub conditions: &'a Conditions,
     pub clock: &'a Clock,
-    /// Headers that only this request has.
-    pub extra: HeaderMap,
     /// Another status than 200 for the whole body: error pages that a site brings along.
     pub status: StatusCode,
 }
@@ -288,7 +289,8 @@ impl Delivery<'_> {
     /// Conditions, ranges, first bytes, stamp: the whole way from a plan to a reply.
     pub async fn send(self, file: &FilePlan) -> Result<Reply, Refusal> {
         // An error page is not what the conditions speak of.
-        let decision = if self.status == StatusCode::OK { plan::decide(self.conditions, &file.representation) } else { Decision::Whole };
+        let decision =
+            if self.status == StatusCode::OK { plan::decide(self.conditions, &file.representation) } else { Decision::Whole };
         let mut head = match decision {
             Decision::NotModified => Head::not_modified(&file.representation),
             Decision::PreconditionFailed => return Err(Refusal::Precondition),
@@ -298,14 +300,13 @@ impl Delivery<'_> {
             Decision::Partial(range) => Head::partial(&file.representation, range),
             Decision::Several(ranges) => {
                 let mut typed = file.representation.clone();
-                typed.headers.insert(header::CONTENT_TYPE, self.content_type(file).await?);
+                typed.headers.insert(header::CONTENT_TYPE, self.content_type_if_readable(file).await);
                 Head::several(&typed, ranges, &hex::encode(rand::random::<[u8; 16]>()))
             }
         };
         if head.status == StatusCode::OK {
             head.status = self.status;
         }
-        head.headers.extend(self.extra.clone());
         let located = self.clock.started.elapsed();
         if head.body == BodyPlan::Nothing {
             return Ok(self.finish(head, ReplyBody::empty(), located));
@@ -333,11 +334,10 @@ impl Delivery<'_> {
         };
         let first = rest.next().await.transpose()?.unwrap_or_default();
         if !head.headers.contains_key(header::CONTENT_TYPE) {
-            let enough = whole && first.len() as u64 >= SNIFF_BYTES.min(length);
             let value = match file.known_type() {
                 Some(known) => known.clone(),
-                None if enough => file.note_type(&first[..first.len().min(SNIFF_BYTES as usize)]),
-                None => self.content_type(file).await?,
+                None if whole => file.note_type(&first[..first.len().min(SNIFF_BYTES as usize)]),
+                None => self.content_type_if_readable(file).await,
             };
             head.headers.insert(header::CONTENT_TYPE, value);
         }
@@ -376,25 +376,30 @@ impl Delivery<'_> {
         (stream::iter(streams).flatten().boxed(), length)
     }
 
-    /// The type by name, or told from the first bytes, which are then read apart from the body: they count as index,
-    /// because they are not sent.
+    /// The type by name, or told from the first chunk of the file, which is then read apart from the body: it counts as
+    /// index, because it is not sent. Only the first chunk, so that no other block is needed for it.
     async fn content_type(&self, file: &FilePlan) -> Result<HeaderValue, Refusal> {
         if let Some(known) = file.known_type() {
             return Ok(known.clone());
         }
         let size = file.representation.size_bytes;
         let apart = Trace::new();
-        let mut first_bytes = Vec::new();
-        if size > 0 {
-            let mut chunks = file.source.open(self.services.content.as_ref(), 0..size.min(SNIFF_BYTES), &apart);
-            while let Some(chunk) = chunks.next().await {
-                first_bytes.extend_from_slice(&chunk?);
+        let first = match size {
+            0 => Bytes::new(),
+            _ => {
+                let mut chunks = file.source.open(self.services.content.as_ref(), 0..size.min(SNIFF_BYTES), &apart);
+                chunks.next().await.transpose()?.unwrap_or_default()
             }
-        }
+        };
         if apart.class() != Class::Memory {
             self.clock.trace.index_from_hosts();
         }
-        Ok(file.note_type(&first_bytes))
+        Ok(file.note_type(&first))
+    }
+
+    /// The same for a reply that does not hold the start of the file: it must not fail for a block it does not send.
+    async fn content_type_if_readable(&self, file: &FilePlan) -> HeaderValue {
+        self.content_type(file).await.unwrap_or(HeaderValue::from_static("application/octet-stream"))
     }
 
     fn finish(&self, head: Head, body: ReplyBody, located: Duration) -> Reply {
@@ -448,13 +453,19 @@ pub fn stamp(headers: &mut HeaderMap, clock: &Clock, located: Duration) {
         0 => String::new(),
         rounds => format!(", rounds;desc=\"{rounds}\""),
     };
-    let text = format!(
-        "locate;dur={:.3}, fetch;dur={:.3};desc=\"{}\"{rounds}",
-        located.as_secs_f64() * 1000.0,
-        fetched.as_secs_f64() * 1000.0,
-        class.as_str()
-    );
+    let text =
+        format!("locate;dur={}, fetch;dur={};desc=\"{}\"{rounds}", Milliseconds(located), Milliseconds(fetched), class.as_str());
     headers.insert(SERVER_TIMING, ascii(text));
+}
+
+/// A duration in milliseconds with three decimals. Written in whole numbers: every reply has two of them.
+struct Milliseconds(Duration);
+
+impl std::fmt::Display for Milliseconds {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let us = self.0.as_micros();
+        write!(f, "{}.{:03}", us / 1000, us % 1000)
+    }
 }
 
 /// A refusal as an error page, in HTML or text as the reader asked.

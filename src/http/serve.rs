@@ -2,12 +2,11 @@
 //!
 //! A permit is taken before a connection is accepted, so a flood waits in the kernel's queue and not in memory.
 //! On shutdown no connection is accepted any more, idle ones are closed, and those with a request under way have
-//! [`GRACE`] to end it; an upload that is acknowledged is never cut.
+//! [`HttpOptions::grace`](super::HttpOptions) to end it; an upload that is acknowledged is never cut.
 
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -29,7 +28,7 @@ use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::admin;
-use super::ask::{Ask, Target, reader};
+use super::ask::{Ask, Route, reader};
 use super::gateway;
 use super::page;
 use super::refusal::Refusal;
@@ -37,8 +36,6 @@ use super::reply::{Clock, Reply, ReplyBody, made_here, refuse};
 use super::services::Services;
 use super::skynet;
 
-/// Time for requests under way to end after a shutdown was asked for. A large slab upload needs some seconds.
-pub const GRACE: Duration = Duration::from_secs(30);
 /// Connections served at once on the admin listener: an operator, a scraper, and a few parallel uploads.
 const ADMIN_CONNECTIONS_MAX: usize = 256;
 /// A head is a path of at most 8 KiB and some headers.
@@ -65,15 +62,23 @@ pub struct Listeners {
 
 /// Serves until `shutdown` is cancelled and the requests under way have ended, or their grace time has.
 pub async fn run(listeners: Listeners, services: Arc<Services>, shutdown: CancellationToken) {
-    let public_max = services.options.public_connections_max;
+    let grace = services.options.grace;
+    let public_limits = Limits { connections_max: services.options.public_connections_max, grace };
+    let admin_limits = Limits { connections_max: ADMIN_CONNECTIONS_MAX, grace };
     let router = admin::router(services.clone());
-    let public = accept(listeners.public, public_max, shutdown.clone(), move |_peer| PublicService { services: services.clone() });
-    let admin = accept(listeners.admin, ADMIN_CONNECTIONS_MAX, shutdown, move |_peer| TowerToHyperService::new(router.clone()));
+    let public = accept(listeners.public, public_limits, shutdown.clone(), || PublicService { services: services.clone() });
+    let admin = accept(listeners.admin, admin_limits, shutdown, || TowerToHyperService::new(router.clone()));
     tokio::join!(public, admin);
 }
 
-/// Accepts connections and serves each with a service made for its peer.
-async fn accept<S, B>(listener: TcpListener, connections_max: usize, shutdown: CancellationToken, service_for: impl Fn(SocketAddr) -> S)
+/// What differs from listener to listener.
+struct Limits {
+    connections_max: usize,
+    grace: Duration,
+}
+
+/// Accepts connections and serves each with a service of its own.
+async fn accept<S, B>(listener: TcpListener, limits: Limits, shutdown: CancellationToken, new_service: impl Fn() -> S)
 where
     S: Service<Request<Incoming>, Response = Response<B>> + Send + 'static,
     S::Future: Send + 'static,
@@ -82,7 +87,7 @@ where
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let permits = Arc::new(Semaphore::new(connections_max));
+    let permits = Arc::new(Semaphore::new(limits.connections_max));
     let graceful = GracefulShutdown::new();
     let builder = connection_builder();
     loop {
@@ -101,7 +106,7 @@ where
         };
         // Without it small replies wait for the client's delayed acknowledgement.
         let _ = stream.set_nodelay(true);
-        let connection = builder.serve_connection(TokioIo::new(StallGuard::new(stream)), service_for(peer)).into_owned();
+        let connection = builder.serve_connection(TokioIo::new(StallGuard::new(stream)), new_service()).into_owned();
         let connection = graceful.watch(connection);
         tokio::spawn(async move {
             if let Err(error) = connection.await {
@@ -111,8 +116,8 @@ where
         });
     }
     drop(listener);
-    if tokio::time::timeout(GRACE, graceful.shutdown()).await.is_err() {
-        tracing::warn!(grace = ?GRACE, "requests still under way after the grace time are cut");
+    if tokio::time::timeout(limits.grace, graceful.shutdown()).await.is_err() {
+        tracing::warn!(grace = ?limits.grace, "requests still under way after the grace time are cut");
     }
 }
 
@@ -159,19 +164,19 @@ pub async fn answer<B>(services: &Services, request: Request<B>) -> Reply {
         Err(refusal) => return gateway::with_cors(refuse(&refusal, &parts.method, reader)),
     };
     let reply = async {
-        match &ask.target {
-            Target::Landing => Ok(landing(services, &ask)),
-            Target::Ipfs { root, root_text, path } => gateway::answer(services, &ask, root, root_text, path, &clock).await,
-            Target::Skylink { link, path_text } => skynet::answer(services, &ask, link, path_text, &clock).await,
-            Target::Ipns => Err(Refusal::NamesUnavailable),
-            Target::Unknown => Err(Refusal::NoRoute),
+        match ask.route {
+            Route::Landing => Ok(landing(services, &ask)),
+            Route::Ipfs => gateway::answer(services, &ask, &clock).await,
+            Route::Skylink => skynet::answer(services, &ask, &clock).await,
+            Route::Ipns => Err(Refusal::NamesUnavailable),
+            Route::Unknown => Err(Refusal::NoRoute),
         }
     };
     let outcome = tokio::time::timeout(REPLY_HEAD_MAX, reply).await.unwrap_or(Err(Refusal::HeadTimedOut));
     let reply = outcome.unwrap_or_else(|refusal| refuse(&refusal, &ask.method, ask.reader));
-    match &ask.target {
-        Target::Skylink { .. } | Target::Landing => skynet::with_portal_headers(reply, &ask),
-        Target::Ipfs { .. } | Target::Ipns | Target::Unknown => gateway::with_cors(reply),
+    match ask.route {
+        Route::Skylink | Route::Landing => skynet::with_portal_headers(reply, &ask),
+        Route::Ipfs | Route::Ipns | Route::Unknown => gateway::with_cors(reply),
     }
 }
 
@@ -228,7 +233,11 @@ impl AsyncWrite for StallGuard {
         self.watch(poll, context)
     }
 
-    fn poll_write_vectored(mut self: Pin<&mut Self>, context: &mut Context<'_>, parts: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         let poll = Pin::new(&mut self.stream).poll_write_vectored(context, parts);
         self.watch(poll, context)
     }
@@ -243,5 +252,64 @@ impl AsyncWrite for StallGuard {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+
+    use crate::http::testing::{Memory, read_answer, start, start_with};
+
+    #[tokio::test]
+    async fn http_2_without_tls() {
+        let server = start(Memory::default()).await;
+        let mut client = TcpStream::connect(server.public).await.expect("connects");
+        client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.expect("writes");
+        let mut frame = [0; 9];
+        client.read_exact(&mut frame).await.expect("a frame");
+        assert_eq!(frame[3], 4, "the server's SETTINGS");
+    }
+
+    #[tokio::test]
+    async fn heads_are_bounded() {
+        let server = start(Memory::default()).await;
+        let long = format!("X-Long: {}", "x".repeat(64 << 10));
+        let many = "X-Many: 1\r\n".repeat(150);
+        for header in [long.as_str(), many.trim_end()] {
+            let answer = server.get("/", &[header]).await;
+            assert!(matches!(answer.status, 0 | 431), "{}", answer.status);
+        }
+        let path = format!("/ipfs/bafkqaaa/{}", "a/".repeat(300));
+        assert_eq!(server.get(&path, &[]).await.status, 400, "too deep");
+        assert_eq!(server.get("/", &[]).await.status, 200);
+    }
+
+    /// With one permit, the second connection is served when the first is gone.
+    #[tokio::test]
+    async fn connections_wait_for_their_permit() {
+        let server = start_with(Memory::default(), 1).await;
+        let mut first = TcpStream::connect(server.public).await.expect("connects");
+        first.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("writes");
+        let mut some = [0; 16];
+        first.read_exact(&mut some).await.expect("served");
+        let mut second = TcpStream::connect(server.public).await.expect("the kernel's queue takes it");
+        second.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.expect("writes");
+        drop(first);
+        let mut bytes = Vec::new();
+        second.read_to_end(&mut bytes).await.expect("reads");
+        assert_eq!(read_answer(&bytes, "GET", false).status, 200);
+    }
+
+    #[tokio::test]
+    async fn idle_connections_do_not_hold_up_the_end() {
+        let server = start(Memory::default()).await;
+        let mut idle = TcpStream::connect(server.public).await.expect("connects");
+        idle.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("writes");
+        let mut some = [0; 16];
+        idle.read_exact(&mut some).await.expect("served");
+        server.shutdown.cancel();
+        server.ended.await.expect("ends though the connection is open");
     }
 }

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -41,6 +42,8 @@ pub struct HttpOptions {
     pub sample_site: Option<String>,
     /// Connections served at once on the public listener.
     pub public_connections_max: usize,
+    /// Time for requests under way to end after a shutdown was asked for.
+    pub grace: Duration,
     /// Bytes of ready answers kept in memory (root and path -> file and headers).
     pub answers_bytes: u64,
 }
@@ -52,6 +55,8 @@ impl Default for HttpOptions {
             sample_site: None,
             // An idle connection costs about 20 KiB: 4,096 of them stay under 100 MiB.
             public_connections_max: 4096,
+            // A large slab upload needs some seconds.
+            grace: Duration::from_secs(30),
             // An answer takes about 2 KiB: 16 MiB keep the 8,000 most used paths.
             answers_bytes: 16 << 20,
         }

@@ -166,6 +166,7 @@ async fn open(config: &Checked, places: &Places, tasks: &TaskTracker, stop: &Can
         admin_hosts: vec![config.listen.admin.to_string(), config.listen.admin.ip().to_string()],
         sample_site: sample.clone(),
         public_connections_max: config.limits.connections,
+        grace: config.limits.grace,
         ..HttpOptions::default()
     };
     let operations = operations::NodeOperations { store: store.clone(), ingest, renter, records: records.clone() };

@@ -336,7 +336,7 @@ fn sector_path(root: &Root) -> String {
 /// `None` if the host takes writes, else why not.
 fn write_refusal(host: Option<&Host>) -> Option<String> {
     let Some(host) = host else { return Some("a host of the table is not configured here".to_owned()) };
-    match host.health().state {
+    match host.state() {
         HostState::Up => None,
         HostState::ReadOnly => Some(format!("{} is read-only", host.url())),
         HostState::Down { reason } => Some(format!("{} is down: {reason}", host.url())),

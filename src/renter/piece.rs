@@ -6,7 +6,6 @@
 use std::{ops::Range, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use tokio::time::Instant;
 
 use super::{
     DamageKind, Shared, Spot, compute,
@@ -80,9 +79,8 @@ impl From<HostError> for Fault {
             HostError::NotFound => Fault::Missing,
             HostError::Down(_) | HostError::ReadOnly | HostError::Full => Fault::Unavailable,
             HostError::TimedOut => Fault::TimedOut,
-            HostError::TooLarge => Fault::Wrong("the host answered more than was asked".to_owned()),
-            HostError::Misanswered(what) => Fault::Wrong(format!("the host answered {what} than was asked")),
-            HostError::BadPath(_) | HostError::Transient(_) => Fault::Transient,
+            HostError::Transient(_) => Fault::Transient,
+            HostError::Misanswered(_) | HostError::TooLarge | HostError::BadPath(_) => Fault::Wrong(error.to_string()),
         }
     }
 }
@@ -100,6 +98,9 @@ pub(super) async fn fetch(shared: Arc<Shared>, spot: Spot, wanted: Wanted) -> Fe
         }
         None => Err(Fault::Unavailable),
     };
+    if cost.requests == 0 {
+        cost.rounds = wanted.rounds_before;
+    }
     if let (Err(Fault::Wrong(reason)), Some(host)) = (&result, &spot.host) {
         host.charge_wrong();
         shared.forecasts[spot.row].failed();
@@ -127,7 +128,7 @@ async fn fetch_checked(shared: &Shared, spot: &Spot, wanted: &Wanted, line: &Lin
         Some(bytes) => bytes,
         None => {
             cost.rounds += 1;
-            line.ask(ReadRange::Range(in_object.clone()), in_object.end - in_object.start, cost).await?
+            line.ask(ReadRange::Range(in_object), cost).await?
         }
     };
     let check = || tree.check(&grains, &bytes).map_err(Fault::Wrong);
@@ -152,12 +153,12 @@ async fn touch_first(
     cost.rounds += 1;
     cost.index = true;
     let prefix = match &plan.apart {
-        None => line.ask(ReadRange::Prefix(plan.prefix_bytes), plan.prefix_bytes, cost).await?,
+        None => line.ask(ReadRange::Prefix(plan.prefix_bytes), cost).await?,
         Some(apart) => {
             let mut apart_cost = Cost::default();
             let (prefix, data) = tokio::join!(
-                line.ask(ReadRange::Prefix(plan.prefix_bytes), plan.prefix_bytes, cost),
-                line.ask(ReadRange::Range(apart.clone()), apart.end - apart.start, &mut apart_cost),
+                line.ask(ReadRange::Prefix(plan.prefix_bytes), cost),
+                line.ask(ReadRange::Range(apart.clone()), &mut apart_cost),
             );
             cost.requests += apart_cost.requests;
             cost.bytes += apart_cost.bytes;
@@ -174,7 +175,7 @@ async fn touch_first(
         Prefix::Wrong(reason) => return Err(Fault::Wrong(reason)),
     };
     cost.rounds += 1;
-    let prefix = line.ask(ReadRange::Prefix(need_bytes), need_bytes, cost).await?;
+    let prefix = line.ask(ReadRange::Prefix(need_bytes), cost).await?;
     match parse(spot, &prefix) {
         Prefix::Tree(tree) => Ok(tree),
         Prefix::TooShort(_) => Err(Fault::Wrong("the object ends within its nodes".to_owned())),
@@ -244,40 +245,18 @@ struct Line<'a> {
 }
 
 impl Line<'_> {
-    async fn ask(&self, range: ReadRange, asked_bytes: u64, cost: &mut Cost) -> Result<Bytes, Fault> {
-        cost.requests += 1;
-        let _in_flight = self.forecast.start();
-        let clock = Clock { forecast: self.forecast, asked_bytes, began: Instant::now() };
-        let answer = self.host.get(&self.path, range).await;
-        clock.stop(answer.as_ref().err());
-        let bytes = answer?;
-        cost.bytes += bytes.len() as u64;
-        Ok(bytes)
-    }
-}
-
-/// Tells the forecast how long a request took, also when it is dropped.
-struct Clock<'a> {
-    forecast: &'a Forecast,
-    asked_bytes: u64,
-    began: Instant,
-}
-
-impl Clock<'_> {
-    fn stop(self, error: Option<&HostError>) {
-        match error {
-            None => self.forecast.took(self.asked_bytes, self.began.elapsed()),
-            // A clean answer, but quicker than bytes would come.
-            Some(HostError::NotFound) => (),
-            Some(_) => self.forecast.failed(),
+    async fn ask(&self, range: ReadRange, cost: &mut Cost) -> Result<Bytes, Fault> {
+        let answer = self.host.get(&self.path, range).await.map_err(Fault::from);
+        // A host that is known to be down refuses by itself: nobody was asked.
+        if answer != Err(Fault::Unavailable) {
+            cost.requests += 1;
         }
-        std::mem::forget(self);
-    }
-}
-
-impl Drop for Clock<'_> {
-    fn drop(&mut self) {
-        self.forecast.took_at_least(self.asked_bytes, self.began.elapsed());
+        match &answer {
+            Ok(bytes) => cost.bytes += bytes.len() as u64,
+            Err(Fault::Missing) => (),
+            Err(_) => self.forecast.failed(),
+        }
+        answer
     }
 }
 

@@ -185,9 +185,9 @@ impl<'a> Race<'a> {
         let piece_bytes = candidates.first().map_or(0, |first| first.wanted.range.len() as u64);
         let mut waiting = candidates;
         waiting.sort_by_cached_key(|candidate| {
-            let cost_s = shared.forecasts[candidate.spot.row].expect(piece_bytes).cost_s;
-            let unconfigured = candidate.spot.host.is_none();
-            (unconfigured, ((cost_s * candidate.factor + candidate.extra_s) * 1e9) as u64)
+            let Some(host) = &candidate.spot.host else { return u64::MAX };
+            let cost_s = shared.forecasts[candidate.spot.row].expect(host, piece_bytes).cost_s;
+            ((cost_s * candidate.factor + candidate.extra_s) * 1e9) as u64
         });
         shared.hedges.earn(read_bytes);
         let began = Instant::now();
@@ -244,7 +244,8 @@ impl<'a> Race<'a> {
     }
 
     fn late_after(&self, candidate: &Candidate) -> Duration {
-        self.shared.forecasts[candidate.spot.row].expect(self.piece_bytes).late.mul_f64(HEDGE_FACTOR)
+        let Some(host) = &candidate.spot.host else { return Duration::ZERO };
+        self.shared.forecasts[candidate.spot.row].expect(host, self.piece_bytes).end.mul_f64(HEDGE_FACTOR)
     }
 
     fn start(&mut self, candidate: Candidate) -> impl Future<Output = Fetched> + Send + use<> {

@@ -8,7 +8,7 @@ use std::{
     ops::Range,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{
-        Arc, Mutex,
+        Arc, LazyLock, Mutex,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -27,13 +27,15 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     Completion, Damage, DamageKind, Expect, Renter, RenterError, RenterOptions, SlabRef,
-    host::{Host, HostId, HostState},
+    folder::MARKER_KEY,
+    host::{Host, HostId, HostOptions},
     lock,
+    marker::{Marker, PortalId},
     place::{HostRow, HostTable, RowState},
 };
 use crate::{
     measure::{Class, Trace},
-    sector::{EncodedSlab, Root, SECTOR_BYTES, SlabBuffers, SlabEncoder, build_object},
+    sector::{BufferPool, EncodedSlab, Root, SECTOR_BYTES, SlabEncoder, build_object},
 };
 
 const K: u8 = 6;
@@ -128,6 +130,9 @@ impl ObjectStore for SimStore {
     }
 
     async fn get_opts(&self, path: &Path, options: GetOptions) -> Result<GetResult> {
+        if path.as_ref() == MARKER_KEY {
+            return if lock(&self.mood).dead { Err(lost()) } else { self.inner.get_opts(path, options).await };
+        }
         let _running = self.run();
         let is_corrupt = self.serve().await?;
         let head = options.head;
@@ -183,20 +188,26 @@ fn host_id(index: usize) -> HostId {
     HostId([index as u8 + 1; 16])
 }
 
-/// The only place that knows how a host is made.
-fn host_over(index: usize, store: Arc<SimStore>) -> Host {
-    Host::new(host_id(index), store)
+const PORTAL: PortalId = PortalId([9; 32]);
+
+/// A host as the program makes it: up once its marker was seen. Nobody looks again; a run does, when it wants to.
+async fn host_over(index: usize, store: Arc<SimStore>) -> Host {
+    let options = HostOptions { id: host_id(index), portal: PORTAL, url: format!("sim:{index}"), space: None };
+    let host = Host::new(store, options);
+    host.check().await;
+    host
 }
 
-fn renter_over(stores: &[Arc<SimStore>], options: RenterOptions) -> Renter {
-    let hosts: Vec<_> = stores.iter().enumerate().map(|(index, store)| host_over(index, store.clone())).collect();
+async fn renter_over(stores: &[Arc<SimStore>], options: RenterOptions) -> Renter {
+    let hosts = stores.iter().enumerate().map(|(index, store)| host_over(index, store.clone()));
+    let hosts = futures::future::join_all(hosts).await;
     let row = |host: &Host| HostRow { id: host.id(), zone: String::new(), weight: 1, state: RowState::Active };
     let table = HostTable { epoch: 1, hosts: hosts.iter().map(row).collect() };
     Renter::new(hosts, table, options).expect("enough hosts")
 }
 
 impl World {
-    fn new(seed: u64, mood: Mood) -> World {
+    async fn new(seed: u64, mood: Mood) -> World {
         let store = |index: u64| SimStore {
             inner: InMemory::new(),
             mood: mood.into(),
@@ -206,13 +217,22 @@ impl World {
             running: 0.into(),
         };
         let stores: Vec<_> = (0..N as u64).map(|index| Arc::new(store(index))).collect();
-        let renter = renter_over(&stores, options());
+        for (index, store) in stores.iter().enumerate() {
+            let marker = Marker { portal: PORTAL, host: host_id(index) }.encode();
+            store.inner.put(&Path::from(MARKER_KEY), marker.into()).await.expect("in memory");
+        }
+        let renter = renter_over(&stores, options()).await;
         World { rng: ChaCha8Rng::seed_from_u64(seed), stores, renter }
     }
 
     /// A gateway that knows nothing: no trees, no forecasts.
-    fn restart(&mut self) {
-        self.renter = renter_over(&self.stores, options());
+    async fn restart(&mut self) {
+        self.renter = renter_over(&self.stores, options()).await;
+    }
+
+    /// Looks at the markers, as is done every minute.
+    async fn check_hosts(&self) {
+        futures::future::join_all(self.renter.hosts().iter().map(Host::check)).await;
     }
 
     fn content(&mut self, max_bytes: usize) -> Vec<u8> {
@@ -246,18 +266,21 @@ impl World {
         }
     }
 
+    async fn sectors(&self, host: usize) -> Vec<Path> {
+        let listed = self.stores[host].inner.list(Some(&Path::from("sectors")));
+        listed.map(|meta| meta.expect("in memory").location).collect().await
+    }
+
     async fn wipe(&self, host: usize) {
         let store = &self.stores[host].inner;
-        let objects: Vec<_> = store.list(None).map(|meta| meta.expect("in memory").location).collect().await;
-        for path in objects {
+        for path in self.sectors(host).await {
             store.delete(&path).await.expect("in memory");
         }
     }
 
     async fn change_objects(&self, host: usize, change: impl Fn(&mut Vec<u8>)) {
         let store = &self.stores[host].inner;
-        let objects: Vec<_> = store.list(None).map(|meta| meta.expect("in memory").location).collect().await;
-        for path in objects {
+        for path in self.sectors(host).await {
             let mut bytes = store.get(&path).await.expect("there").bytes().await.expect("there").to_vec();
             change(&mut bytes);
             store.put(&path, bytes.into()).await.expect("in memory");
@@ -301,8 +324,11 @@ impl World {
     }
 }
 
+/// Fresh memory for each slab would be a third of the time of all runs.
+static BUFFERS: LazyLock<BufferPool> = LazyLock::new(|| BufferPool::new(4 * N));
+
 fn encode(content: &[u8]) -> (EncodedSlab, SlabRef) {
-    let encoder = SlabEncoder::new(K, M, 1, SlabBuffers::allocate(K, M)).expect("a good redundancy");
+    let encoder = SlabEncoder::new(K, M, 1, BUFFERS.take(K, M)).expect("a good redundancy");
     content.chunks(encoder.step_bytes()).enumerate().for_each(|(step, content)| encoder.encode_step(step, content));
     let encoded = encoder.finish(content.len() as u64);
     let slab = SlabRef { k: K, m: M, roots: encoded.roots().into(), content_len: content.len() as u64 };
@@ -326,7 +352,7 @@ fn with_seeds<F: Future<Output = ()>>(count: u64, run: impl Fn(u64) -> F) {
 #[test]
 fn any_f_hosts_lost_right_after_the_acknowledgement_lose_nothing() {
     with_seeds(100, async |seed| {
-        let mut world = World::new(seed, Mood { sigma: 1.0, loss: 0.02, ..CALM });
+        let mut world = World::new(seed, Mood { sigma: 1.0, loss: 0.02, ..CALM }).await;
         // One host never answers: the acknowledgement must not wait for it.
         let hung = world.some_hosts(seed as usize % 2);
         world.change(&hung, |mood| mood.hang = 1.0);
@@ -340,7 +366,7 @@ fn any_f_hosts_lost_right_after_the_acknowledgement_lose_nothing() {
         world.change(&hung, |mood| mood.hang = 0.0);
         let lost = world.some_hosts(F);
         world.lose(&lost).await;
-        world.restart();
+        world.restart().await;
         world.assert_reads(&slab, &content).await;
     });
 }
@@ -348,13 +374,13 @@ fn any_f_hosts_lost_right_after_the_acknowledgement_lose_nothing() {
 #[test]
 fn any_m_hosts_lost_after_completion_lose_nothing() {
     with_seeds(100, async |seed| {
-        let mut world = World::new(seed, CALM);
+        let mut world = World::new(seed, CALM).await;
         let content = world.content(300_000);
         let slab = world.write_complete(&content).await;
         let lost = world.some_hosts(M.into());
         world.lose(&lost).await;
         if seed % 2 == 0 {
-            world.restart();
+            world.restart().await;
         }
         world.assert_reads(&slab, &content).await;
     });
@@ -363,13 +389,13 @@ fn any_m_hosts_lost_after_completion_lose_nothing() {
 #[test]
 fn m_hosts_that_hang_or_lie_lose_nothing_and_liars_are_charged() {
     with_seeds(60, async |seed| {
-        let mut world = World::new(seed, CALM);
+        let mut world = World::new(seed, CALM).await;
         let content = world.content(300_000);
         let slab = world.write_complete(&content).await;
         let bad = world.some_hosts(M.into());
         world.change(&bad[..1], |mood| mood.hang = 1.0);
         world.change(&bad[1..], |mood| mood.corruption = 1.0);
-        world.restart();
+        world.restart().await;
         let began = Instant::now();
         world.assert_reads(&slab, &content).await;
         assert!(began.elapsed() < Duration::from_secs(3), "a hung host is not waited for: {:?}", began.elapsed());
@@ -385,7 +411,7 @@ fn m_hosts_that_hang_or_lie_lose_nothing_and_liars_are_charged() {
 #[test]
 fn m_plus_one_lost_is_named() {
     with_seeds(60, async |seed| {
-        let mut world = World::new(seed, CALM);
+        let mut world = World::new(seed, CALM).await;
         let content = world.content(100_000);
         let slab = world.write_complete(&content).await;
         let lost = world.some_hosts(usize::from(M) + 1);
@@ -399,7 +425,7 @@ fn m_plus_one_lost_is_named() {
 #[test]
 fn too_many_hung_hosts_time_out() {
     with_seeds(5, async |seed| {
-        let mut world = World::new(seed, CALM);
+        let mut world = World::new(seed, CALM).await;
         let content = world.content(100_000);
         let slab = world.write_complete(&content).await;
         let hung = world.some_hosts(usize::from(M) + 1);
@@ -414,11 +440,11 @@ fn too_many_hung_hosts_time_out() {
 #[test]
 fn one_byte_flipped_in_every_piece_never_gives_a_wrong_byte() {
     with_seeds(60, async |seed| {
-        let mut world = World::new(seed, CALM);
+        let mut world = World::new(seed, CALM).await;
         let content = world.content(200_000);
         let slab = world.write_complete(&content).await;
         if seed % 2 == 0 {
-            world.restart();
+            world.restart().await;
         }
         for host in 0..N {
             let at = world.rng.random_range(0.0..1.0);
@@ -442,7 +468,7 @@ fn one_byte_flipped_in_every_piece_never_gives_a_wrong_byte() {
 #[test]
 fn whatever_hosts_do_bytes_are_right_or_the_error_has_a_name() {
     with_seeds(150, async |seed| {
-        let mut world = World::new(seed, CALM);
+        let mut world = World::new(seed, CALM).await;
         let content = world.content(300_000);
         let slab = world.write_complete(&content).await;
         for host in 0..N {
@@ -473,7 +499,7 @@ fn whatever_hosts_do_bytes_are_right_or_the_error_has_a_name() {
 #[test]
 fn a_dropped_read_cancels_its_calls() {
     with_seeds(60, async |seed| {
-        let mut world = World::new(seed, CALM);
+        let mut world = World::new(seed, CALM).await;
         let content = world.content(300_000);
         let slab = world.write_complete(&content).await;
         let hung = world.some_hosts(3);
@@ -498,7 +524,7 @@ fn a_dropped_read_cancels_its_calls() {
 #[test]
 fn a_dropped_write_stops_and_an_acknowledged_one_gives_laggards_up() {
     with_seeds(20, async |seed| {
-        let mut world = World::new(seed, CALM);
+        let mut world = World::new(seed, CALM).await;
         let content = world.content(100_000);
         let (encoded, slab) = encode(&content);
         let dropped = tokio::time::timeout(Duration::from_millis(1), world.renter.write_slab(encoded)).await;
@@ -527,7 +553,7 @@ fn a_dropped_write_stops_and_an_acknowledged_one_gives_laggards_up() {
 #[test]
 fn completion_after_a_restart_rebuilds_what_is_missing_or_cut() {
     with_seeds(40, async |seed| {
-        let mut world = World::new(seed, Mood { loss: 0.05, ..CALM });
+        let mut world = World::new(seed, Mood { loss: 0.05, ..CALM }).await;
         let content = world.content(300_000);
         let (encoded, slab) = encode(&content);
         let objects: Vec<_> = encoded.objects.clone();
@@ -538,7 +564,7 @@ fn completion_after_a_restart_rebuilds_what_is_missing_or_cut() {
         world.wipe(damaged[0]).await;
         world.wipe(damaged[1]).await;
         world.change_objects(damaged[2], |bytes| bytes.truncate(bytes.len() / 2 / 4096 * 4096)).await;
-        world.restart();
+        world.restart().await;
         assert_eq!(world.renter.missing_pieces(&slab).await.len(), 3);
         assert_eq!(world.renter.complete_slab(&slab).await, Ok(Completion::Complete));
         for (store, object) in objects_by_store(&world, &slab).await.into_iter().zip(&objects) {
@@ -570,7 +596,7 @@ async fn objects_by_store(world: &World, slab: &SlabRef) -> Vec<Bytes> {
 #[test]
 fn base_sectors_survive_and_absence_needs_every_host() {
     with_seeds(100, async |seed| {
-        let mut world = World::new(seed, Mood { sigma: 1.0, ..CALM });
+        let mut world = World::new(seed, Mood { sigma: 1.0, ..CALM }).await;
         let content = world.content(200_000);
         let object = build_object(&content, 0, 0, 1);
         let expect = Expect { data_length: (seed % 2 == 0).then_some(content.len() as u32) };
@@ -583,7 +609,7 @@ fn base_sectors_survive_and_absence_needs_every_host() {
         world.change(&Vec::from_iter(0..N), |mood| mood.refuses_puts = true);
         let lost = world.some_hosts(if is_complete { M.into() } else { F });
         world.lose(&lost).await;
-        world.restart();
+        world.restart().await;
         let range = world.range(content.len() as u64);
         let range = range.start as u32..range.end as u32;
         let trace = Trace::default();
@@ -596,6 +622,7 @@ fn base_sectors_survive_and_absence_needs_every_host() {
         assert_eq!(unknown, Err(error));
 
         world.change(&Vec::from_iter(0..N), |mood| (mood.refuses_puts, mood.dead) = (false, false));
+        world.check_hosts().await;
         world.renter.complete_base(&object.root, expect).await.expect("a copy is left");
         assert_eq!(world.renter.missing_copies(&object.root).await, Vec::<usize>::new());
     });
@@ -604,7 +631,7 @@ fn base_sectors_survive_and_absence_needs_every_host() {
 #[test]
 fn a_copy_that_lies_about_its_length_harms_nobody() {
     with_seeds(30, async |seed| {
-        let world = World::new(seed, Mood { sigma: 0.0, ..CALM });
+        let world = World::new(seed, Mood { sigma: 0.0, ..CALM }).await;
         let content = vec![7; 300_000];
         let object = build_object(&content, 0, 0, 1);
         world.renter.write_base(object.clone()).await.expect("well").complete().await;
@@ -622,19 +649,20 @@ fn a_copy_that_lies_about_its_length_harms_nobody() {
 #[test]
 fn too_few_hosts_for_a_write_are_refused_at_once_and_in_words() {
     with_seeds(10, async |seed| {
-        let mut world = World::new(seed, CALM);
+        let mut world = World::new(seed, CALM).await;
         let content = world.content(50_000);
         let (encoded, _) = encode(&content);
-        for host in &world.renter.hosts()[..2] {
-            host.set_state(HostState::Down { reason: "no marker".to_owned() });
+        for store in &world.stores[..2] {
+            store.inner.delete(&Path::from(MARKER_KEY)).await.expect("in memory");
         }
+        world.check_hosts().await;
         let calls = world.calls();
         let error = world.renter.write_slab(encoded).await.err().expect("seven of nine are too few");
         let RenterError::NotEnoughHosts { have: 7, need: 8, reason } = error else { panic!("{error:?}") };
-        assert!(reason.contains("no marker"), "{reason}");
+        assert!(reason.contains("sim:0 is down") && reason.contains(MARKER_KEY), "{reason}");
         assert_eq!(world.calls(), calls);
 
-        let mut world = World::new(seed, CALM);
+        let mut world = World::new(seed, CALM).await;
         let failing = world.some_hosts(2);
         world.change(&failing, |mood| mood.refuses_puts = true);
         let (encoded, _) = encode(&content);
@@ -657,7 +685,7 @@ fn too_few_hosts_for_a_write_are_refused_at_once_and_in_words() {
 fn the_first_touch_is_cold_and_every_touch_one_round() {
     with_seeds(20, async |seed| {
         // Nobody is ever late: a spare's first touch would be cold, too.
-        let mut world = World::new(seed, Mood { sigma: 0.0, ..CALM });
+        let mut world = World::new(seed, Mood { sigma: 0.0, ..CALM }).await;
         let mut content = vec![0; 3 << 20];
         world.rng.fill(&mut content[..]);
         let slab = world.write_complete(&content).await;
@@ -668,9 +696,18 @@ fn the_first_touch_is_cold_and_every_touch_one_round() {
             trace.body(crate::measure::Tier::Hosts, 1);
             assert_eq!((trace.class(), trace.serial_rounds()), (class, 1));
         }
+        // Hosts known to be down cost nothing.
+        world.change(&[0, 1, 2], |mood| mood.dead = true);
+        world.restart().await;
+        let trace = Trace::default();
+        world.renter.read_slab(&slab, 0..10_000, &trace).await.expect("six are well");
+        assert_eq!((trace.host_requests(), trace.serial_rounds()), (6, 1));
+        world.change(&[0, 1, 2], |mood| mood.dead = false);
+        world.restart().await;
+
         let base = build_object(&content[..50_000], 0, 0, 1);
-        world.renter.write_base(base.clone()).await.expect("well");
-        world.restart();
+        world.renter.write_base(base.clone()).await.expect("well").complete().await;
+        world.restart().await;
         let trace = Trace::default();
         world.renter.read_sector(&base.root, Expect::default(), 0..50_000, &trace).await.expect("well");
         assert_eq!((trace.host_requests(), trace.serial_rounds()), (1, 1), "a small sector comes whole in one request");
@@ -682,14 +719,14 @@ fn the_first_touch_is_cold_and_every_touch_one_round() {
 #[test]
 fn lengths_guessed_wrong_are_found_out() {
     with_seeds(20, async |seed| {
-        let mut world = World::new(seed, CALM);
+        let mut world = World::new(seed, CALM).await;
         let mut content = world.content(3_000_000);
         let ends = content.len();
         content.resize(SECTOR_BYTES, 0);
         let object = build_object(&content, 0, 0, 1);
         world.renter.write_base(object.clone()).await.expect("well").complete().await;
         for guess in [None, Some(1), Some(ends as u32), Some(SECTOR_BYTES as u32)] {
-            world.restart();
+            world.restart().await;
             let range = world.range(SECTOR_BYTES as u64);
             let range = range.start as usize..range.end as usize;
             let trace = Trace::default();
@@ -710,7 +747,7 @@ fn lengths_guessed_wrong_are_found_out() {
 #[test]
 fn hedging_cuts_the_tail_within_its_budget() {
     with_seeds(3, async |seed| {
-        let mut world = World::new(seed, Mood { sigma: 0.5, ..CALM });
+        let mut world = World::new(seed, Mood { sigma: 0.5, ..CALM }).await;
         let mut content = vec![0; 2 << 20];
         world.rng.fill(&mut content[..]);
         let slab = world.write_complete(&content).await;
@@ -736,16 +773,16 @@ fn hedging_cuts_the_tail_within_its_budget() {
 #[test]
 fn shared_hosts_are_refused_unless_allowed() {
     with_seeds(1, async |seed| {
-        let world = World::new(seed, CALM);
+        let world = World::new(seed, CALM).await;
         let stores = &world.stores[..1];
-        let host = host_over(0, stores[0].clone());
+        let host = host_over(0, stores[0].clone()).await;
         let row = HostRow { id: host.id(), zone: String::new(), weight: 1, state: RowState::Active };
         let table = HostTable { epoch: 1, hosts: vec![row] };
         let refused = Renter::new(vec![host], table, options()).err().expect("one host for nine pieces");
         assert!(
             matches!(&refused, RenterError::NotEnoughHosts { have: 1, need: 9, reason } if reason.contains("allow_shared_hosts"))
         );
-        let renter = renter_over(stores, RenterOptions { allow_shared_hosts: true, ..options() });
+        let renter = renter_over(stores, RenterOptions { allow_shared_hosts: true, ..options() }).await;
         assert_eq!((renter.e(), renter.record_hosts(&[1; 32]).len()), (0, 1));
         let content = vec![5; 100_000];
         let (encoded, slab) = encode(&content);

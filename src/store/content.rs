@@ -10,7 +10,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use moka::future::Cache;
+use quick_cache::sync::{Cache, DefaultLifecycle};
+use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 
 use crate::measure::{Tier, Trace};
 use crate::renter::{Expect, Renter, SlabRef};
@@ -26,6 +27,8 @@ pub const UNIT_BYTES: u64 = 1 << 20;
 pub const SMALL_UNIT_BYTES: u64 = 256 << 10;
 /// One read of index bytes: a few dozen nodes of a large folder.
 const PAGE_BYTES: u64 = 64 << 10;
+/// Cores that share one lock of the cache: a hit holds it for some tens of nanoseconds.
+const SHARD_CORES: usize = 8;
 /// What a cache entry costs besides its bytes: key, counters and the allocation of its buffer.
 const ENTRY_OVERHEAD_BYTES: usize = 256;
 
@@ -106,9 +109,9 @@ pub enum Position {
 
 pub struct Contents {
     renter: Renter,
-    bodies: Cache<Key, Bytes>,
+    bodies: ByteCache,
     /// Pages of contents that are read as index (nodes in packs), keyed by their place.
-    pages: Cache<Key, Bytes>,
+    pages: ByteCache,
     /// Bodies are kept at all (`memory_bytes` above zero).
     keep: bool,
 }
@@ -121,7 +124,7 @@ impl Contents {
 
     /// Bytes held in memory now.
     pub fn memory_bytes(&self) -> u64 {
-        self.bodies.weighted_size()
+        self.bodies.weight()
     }
 
     /// Cuts `range` of `extent` into reads. Whole units are read whole, parts of a unit and the unit that a reply
@@ -154,7 +157,7 @@ impl Contents {
             return self.joined(&extent.content, extent.start + range.start..extent.start + range.end, trace).await;
         }
         let unit = unit_of(range.start, UNIT_BYTES, extent.length);
-        if let Some(found) = self.bodies.get(&key(&extent.content, extent.start, &unit)).await {
+        if let Some(found) = self.bodies.get(&key(&extent.content, extent.start, &unit)) {
             let body = found.slice((range.start - unit.start) as usize..(range.end - unit.start) as usize);
             trace.body(Tier::Memory, body.len() as u64);
             return Ok(body);
@@ -168,12 +171,12 @@ impl Contents {
     /// One fetch for all who ask for these bytes at the same time; kept if bodies are kept.
     async fn joined(&self, content: &Content, range: Range<u64>, trace: &Arc<Trace>) -> Result<Bytes, StoreError> {
         let key = Key { root: content.root, offset: range.start, length: (range.end - range.start) as u32 };
-        if self.keep && let Some(body) = self.bodies.get(&key).await {
+        if self.keep && let Some(body) = self.bodies.get(&key) {
             trace.body(Tier::Memory, body.len() as u64);
             return Ok(body);
         }
         let fetch = self.fetch(content, range, trace);
-        let body = self.bodies.try_get_with(key, fetch).await.map_err(|error: Arc<StoreError>| error.copy())?;
+        let body = self.bodies.get_or_insert_async(&key, fetch).await?;
         // Whether fetched here or joined while under way: from hosts.
         trace.body(Tier::Hosts, body.len() as u64);
         Ok(body)
@@ -193,7 +196,7 @@ impl Contents {
                 trace.index_from_hosts();
                 self.fetch(content, page.clone(), trace).await
             };
-            let bytes = self.pages.try_get_with(key(content, 0, &page), fetch).await.map_err(|error: Arc<StoreError>| error.copy())?;
+            let bytes = self.pages.get_or_insert_async(&key(content, 0, &page), fetch).await?;
             found.push(bytes.slice((at - page.start) as usize..(end - page.start) as usize));
             at = end;
         }
@@ -258,11 +261,25 @@ impl Contents {
     }
 }
 
-fn byte_cache(capacity_bytes: u64) -> Cache<Key, Bytes> {
-    Cache::builder()
-        .max_capacity(capacity_bytes)
-        .weigher(|_, body: &Bytes| u32::try_from(body.len() + ENTRY_OVERHEAD_BYTES).unwrap_or(u32::MAX))
-        .build()
+/// A cache bounded in bytes. What it evicts is freed at once: the bodies are the bulk of the process's memory.
+type ByteCache = Cache<Key, Bytes, Bytewise>;
+
+#[derive(Clone)]
+struct Bytewise;
+
+impl Weighter<Key, Bytes> for Bytewise {
+    fn weight(&self, _key: &Key, body: &Bytes) -> u64 {
+        (body.len() + ENTRY_OVERHEAD_BYTES) as u64
+    }
+}
+
+fn byte_cache(capacity_bytes: u64) -> ByteCache {
+    // Few shards: each has its part of the capacity, and a file that fits the whole has to fit the parts, too.
+    let shards = (std::thread::available_parallelism().map_or(1, usize::from) / SHARD_CORES).max(1);
+    let items = (capacity_bytes / SMALL_UNIT_BYTES).max(1) as usize;
+    let options = OptionsBuilder::new().shards(shards).estimated_items_capacity(items).weight_capacity(capacity_bytes.max(1)).build();
+    let options = options.expect("capacities were given");
+    Cache::with_options(options, Bytewise, DefaultHashBuilder::default(), DefaultLifecycle::default())
 }
 
 fn key(content: &Content, start: u64, unit: &Range<u64>) -> Key {

@@ -47,7 +47,7 @@ pub async fn metrics(State(services): Shared) -> Response {
 
 /// Counters and sizes.
 pub async fn status(State(services): Shared) -> Result<Json<Value>, Denied> {
-    let mut status = services.operations.status().map_err(Refusal::Store)?;
+    let mut status = services.operations.status().map_err(Refusal::from)?;
     if let Value::Object(fields) = &mut status {
         fields.insert("readiness".to_owned(), json!(services.operations.readiness()));
         fields.insert("version".to_owned(), json!(env!("CARGO_PKG_VERSION")));
@@ -69,22 +69,23 @@ pub async fn hosts(State(services): Shared) -> Json<Value> {
 pub async fn pins(State(services): Shared, RawQuery(query): RawQuery) -> Result<Response, Denied> {
     let query = query.unwrap_or_default();
     let number = |name: &str, otherwise: u64| {
-        parameter(&query, name).map_or(Ok(otherwise), |text| text.parse().map_err(|_| Refusal::BadQuery("from and limit are numbers")))
+        parameter(&query, name)
+            .map_or(Ok(otherwise), |text| text.parse().map_err(|_| Refusal::BadQuery("from and limit are numbers")))
     };
     let from = number("from", 0)?;
     let limit = usize::try_from(number("limit", PINS_PAGE as u64)?).unwrap_or(PINS_PAGE_MAX).clamp(1, PINS_PAGE_MAX);
-    let page = services.operations.pins(from, limit).await.map_err(Refusal::Store)?;
+    let page = services.operations.pins(from, limit).await.map_err(Refusal::from)?;
     Ok(Json(page).into_response())
 }
 
 /// Removes all pins of a CID or skylink.
 pub async fn unpin(State(services): Shared, Path(address): Path<String>) -> Result<Json<Value>, Denied> {
     let parsed = Address::parse(&address).map_err(|error| Refusal::BadPath { path: address.chars().take(512).collect(), error })?;
-    let removed = services.operations.unpin(&parsed).await.map_err(Refusal::Store)?;
+    let removed = services.operations.unpin(&parsed).await.map_err(Refusal::from)?;
+    services.answers.clear();
     if removed == 0 {
         return Err(Refusal::NoPin.into());
     }
-    services.answers.clear();
     Ok(Json(json!({ "removed": removed })))
 }
 
@@ -102,7 +103,7 @@ pub async fn add(State(services): Shared, headers: HeaderMap, body: Body) -> Res
         },
     };
     let stream = body.into_data_stream().map(|chunk| chunk.map_err(std::io::Error::other)).boxed();
-    let report = services.operations.add(stream, key).await.map_err(Refusal::Ingest)?;
+    let report = services.operations.add(stream, key).await.map_err(Refusal::from)?;
     Ok(Json(json!({
         "cid": report.cid.to_string(),
         "skylink": report.skylink.as_ref().map(ToString::to_string),

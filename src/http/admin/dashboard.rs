@@ -31,8 +31,8 @@ pub async fn page(State(services): State<Arc<Services>>, parts: Parts) -> Result
     if administrator(&services, &parts).is_none() {
         return Err(Denied(Refusal::NoKey, Reader::Html));
     }
-    let pins = services.operations.pins(0, PINS_SHOWN).await.map_err(Refusal::Store)?;
-    let status = services.operations.status().map_err(Refusal::Store)?;
+    let pins = services.operations.pins(0, PINS_SHOWN).await.map_err(Refusal::from)?;
+    let status = services.operations.status().map_err(Refusal::from)?;
     let body = html! {
         h1 { "skygate" }
         @match services.operations.readiness() {

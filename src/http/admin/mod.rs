@@ -20,7 +20,7 @@ use axum::response::Response;
 use axum::routing::{delete, get, post};
 use axum::{Router, response::IntoResponse};
 
-use crate::access::{Administrator, AdminRefused, admin_request_allowed, same_origin};
+use crate::access::{AdminRefused, Administrator, admin_request_allowed, same_origin};
 
 use super::ask::{Reader, host_of, text};
 use super::refusal::Refusal;
@@ -82,7 +82,10 @@ async fn guard(State(services): State<Arc<Services>>, request: Request, next: Ne
         // The login link's token stands in a URL.
         (header::REFERRER_POLICY, "no-referrer"),
         (header::CACHE_CONTROL, "no-store"),
-        (header::CONTENT_SECURITY_POLICY, "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"),
+        (
+            header::CONTENT_SECURITY_POLICY,
+            "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+        ),
         (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
     ];
     for (name, value) in HEADERS {

@@ -20,7 +20,13 @@ const ROUTES: [(&str, &str); 8] = [
 async fn everything_but_health_needs_the_key() {
     let server = start(Memory::default()).await;
     for (method, route) in ROUTES.into_iter().chain([("GET", "/"), ("GET", "/no/such/route")]) {
-        for header in ["", "Authorization: Bearer wrong", "Authorization: Basic Zm9v", "Skynet-Api-Key: wrong", "Cookie: skygate_session=wrong"] {
+        for header in [
+            "",
+            "Authorization: Bearer wrong",
+            "Authorization: Basic Zm9v",
+            "Skynet-Api-Key: wrong",
+            "Cookie: skygate_session=wrong",
+        ] {
             let answer = server.admin_bare(method, route, &[header]).await;
             assert_eq!(answer.status, 401, "{method} {route} {header}");
             assert_eq!(answer.header("access-control-allow-origin"), None);
@@ -66,7 +72,8 @@ async fn web_pages_are_kept_out() {
     }
     let health = server.admin_bare("GET", "/health", &["Host: evil.example"]).await;
     assert_eq!(health.status, 403, "not even this");
-    let preflight = server.admin_bare("OPTIONS", "/api/v1/add", &["Origin: https://evil.example", "Access-Control-Request-Method: POST"]).await;
+    let preflight =
+        server.admin_bare("OPTIONS", "/api/v1/add", &["Origin: https://evil.example", "Access-Control-Request-Method: POST"]).await;
     assert_eq!((preflight.status, preflight.header("access-control-allow-origin")), (403, None));
 }
 
@@ -128,12 +135,21 @@ async fn adding() {
     let server = start(Memory::default()).await;
     let kind = "Content-Type: application/vnd.skygate.add";
     let long = format!("Idempotency-Key: {}", "k".repeat(129));
-    for (headers, status) in [(&[kind][..], 200), (&[kind, "Idempotency-Key: one"][..], 200), (&[][..], 400), (&["Content-Type: text/plain"][..], 400), (&[kind, &long][..], 400)] {
+    for (headers, status) in [
+        (&[kind][..], 200),
+        (&[kind, "Idempotency-Key: one"][..], 200),
+        (&[][..], 400),
+        (&["Content-Type: text/plain"][..], 400),
+        (&[kind, &long][..], 400),
+    ] {
         let answer = server.admin("POST", "/api/v1/add", headers, b"the stream").await;
         assert_eq!(answer.status, status, "{headers:?}: {}", answer.text());
         if status == 200 {
             let json: serde_json::Value = serde_json::from_slice(&answer.body).expect("JSON");
-            assert_eq!((json["cid"].as_str(), json["durability"].as_str(), json["size_bytes"].as_u64()), (Some(ABSENT), Some("acknowledged"), Some(10)));
+            assert_eq!(
+                (json["cid"].as_str(), json["durability"].as_str(), json["size_bytes"].as_u64()),
+                (Some(ABSENT), Some("acknowledged"), Some(10))
+            );
         }
     }
     let uploads = server.desk.uploads.lock().expect("lock");

@@ -7,13 +7,13 @@ use ::http::{Method, Response, StatusCode};
 use bytes::Bytes;
 use futures::stream::{self, StreamExt};
 
-use crate::address::{Cid, SitePath};
+use crate::address::Cid;
 use crate::measure::Trace;
 use crate::site::SiteError;
 use crate::site::unixfs::{DirListing, ListStep};
 use crate::store::StoreError;
 
-use super::super::ask::Ask;
+use super::super::ask::{Ask, IpfsTarget};
 use super::super::page::{LISTING_VERSION, ListingPage, ListingRow};
 use super::super::plan::{CACHE_LISTING, ascii, not_modified};
 use super::super::refusal::Refusal;
@@ -29,8 +29,7 @@ const CHUNK_BYTES: usize = 32 << 10;
 
 /// A directory to be listed.
 pub struct Listed<'a> {
-    pub root_text: &'a str,
-    pub path: &'a SitePath,
+    pub target: &'a IpfsTarget,
     pub dir: DirListing,
     pub cid: Cid,
     /// X-Ipfs-Path and X-Ipfs-Roots.
@@ -50,11 +49,18 @@ pub async fn reply(services: &Services, ask: &Ask, clock: &Clock, listed: Listed
     headers.insert(header::ETAG, ascii(etag));
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
     let page = ListingPage {
-        root_text: listed.root_text.to_owned(),
-        segments: listed.path.segments().to_vec(),
+        root_text: listed.target.root_text.clone(),
+        segments: listed.target.path.segments().to_vec(),
         request_path: ask.path.clone(),
     };
-    let mut rows = Rows { content: services.content.clone(), trace: clock.trace.clone(), page, dir: listed.dir, written: 0, stage: Stage::Opening };
+    let mut rows = Rows {
+        content: services.content.clone(),
+        trace: clock.trace.clone(),
+        page,
+        dir: listed.dir,
+        written: 0,
+        stage: Stage::Opening,
+    };
     let whole = rows.dir.entries_known().is_some_and(|entries| entries <= ROWS_WHOLE_MAX);
     if whole {
         let mut text = String::new();

@@ -14,7 +14,7 @@ use crate::site::unixfs::Answer;
 use crate::store::{FileSource, StoreError};
 use crate::tree::{FileNode, Mtime};
 
-use super::ask::{Ask, Format};
+use super::ask::{Ask, Format, IpfsTarget};
 use super::plan::{self, CACHE_IMMUTABLE, Disposition, Representation, X_IPFS_PATH, X_IPFS_ROOTS, ascii};
 use super::refusal::Refusal;
 use super::reply::{BodySource, Clock, Delivery, FilePlan, Reply, ReplyBody, made_here, stamp};
@@ -22,28 +22,28 @@ use super::services::Services;
 use super::walk::walk;
 
 /// Answers a content path.
-pub async fn answer(services: &Services, ask: &Ask, root: &Cid, root_text: &str, path: &SitePath, clock: &Clock) -> Result<Reply, Refusal> {
+pub async fn answer(services: &Services, ask: &Ask, clock: &Clock) -> Result<Reply, Refusal> {
     if ask.method == Method::OPTIONS {
         return Ok(Response::new(ReplyBody::empty()));
     }
-    if ask.service_worker && path.segments().is_empty() {
+    let ready = if ask.is_plain() { services.answers.get(&ask.path) } else { None };
+    if let Some(plan) = ready {
+        return deliver(services, ask, clock, &plan).await;
+    }
+    let target = ask.ipfs_target()?;
+    if ask.service_worker && target.path.segments().is_empty() {
         return Err(Refusal::ServiceWorker);
     }
     match &ask.format {
         Format::Deserialized => {}
-        Format::Raw => return raw(services, ask, root, path, clock).await,
+        Format::Raw => return raw(services, ask, &target, clock).await,
         Format::Unavailable(name) => return Err(Refusal::FormatUnavailable(name)),
     }
-    // Only plain paths are kept ready: a query can change name and disposition.
-    let ready = if ask.query.is_none() { services.answers.get(&ask.path) } else { None };
-    if let Some(plan) = ready {
-        return deliver(services, ask, clock, HeaderMap::new(), &plan).await;
-    }
-    let answer = match walk(services.content.as_ref(), *root, path.clone(), &clock.trace).await {
+    let answer = match walk(services.content.as_ref(), target.root, target.path.clone(), &clock.trace).await {
         Err(Refusal::Store(error)) if ask.only_if_cached && is_absent(&error) => return Err(Refusal::NotAtHand),
         answer => answer?,
     };
-    reply_to(services, ask, root_text, path, clock, answer).await
+    reply_to(services, ask, &target, clock, answer).await
 }
 
 fn is_absent(error: &StoreError) -> bool {
@@ -51,7 +51,7 @@ fn is_absent(error: &StoreError) -> bool {
 }
 
 /// From what the path leads to, to the reply.
-async fn reply_to(services: &Services, ask: &Ask, root_text: &str, path: &SitePath, clock: &Clock, answer: Answer) -> Result<Reply, Refusal> {
+async fn reply_to(services: &Services, ask: &Ask, target: &IpfsTarget, clock: &Clock, answer: Answer) -> Result<Reply, Refusal> {
     match answer {
         Answer::File { cid, size: _, node, name, dir, roots } => {
             send_file(services, ask, clock, FileFound { cid, node, name, dir, roots }).await
@@ -66,11 +66,11 @@ async fn reply_to(services: &Services, ask: &Ask, root_text: &str, path: &SitePa
         }
         Answer::Listing { dir, cid, roots } => {
             let headers = headers_of_path(ask, &roots);
-            listing::reply(services, ask, clock, listing::Listed { root_text, path, dir, cid, headers }).await
+            listing::reply(services, ask, clock, listing::Listed { target, dir, cid, headers }).await
         }
         Answer::AddSlash => Ok(redirect(StatusCode::MOVED_PERMANENTLY, ask, clock, &format!("{}/", ask.path))),
         Answer::NotFound { missing, roots: _ } => Err(Refusal::NoSuchPath { missing }),
-        Answer::Symlink { target, cid, roots } => send_symlink(services, ask, clock, target, cid, &roots).await,
+        Answer::Symlink { target: points_to, cid, roots } => send_symlink(services, ask, clock, points_to, cid, &roots).await,
         Answer::NotUnixfs { codec, .. } => Err(Refusal::NotUnixfs { codec }),
     }
 }
@@ -107,14 +107,14 @@ async fn send_file(services: &Services, ask: &Ask, clock: &Clock, found: FileFou
         sniffed: OnceLock::new(),
     };
     let plan = Arc::new(plan);
-    if ask.query.is_none() {
+    if ask.is_plain() {
         services.answers.put(&ask.path, plan.clone());
     }
-    deliver(services, ask, clock, HeaderMap::new(), &plan).await
+    deliver(services, ask, clock, &plan).await
 }
 
-async fn deliver(services: &Services, ask: &Ask, clock: &Clock, extra: HeaderMap, plan: &FilePlan) -> Result<Reply, Refusal> {
-    let delivery = Delivery { services, method: &ask.method, conditions: &ask.conditions, clock, extra, status: StatusCode::OK };
+async fn deliver(services: &Services, ask: &Ask, clock: &Clock, plan: &FilePlan) -> Result<Reply, Refusal> {
+    let delivery = Delivery { services, method: &ask.method, conditions: &ask.conditions, clock, status: StatusCode::OK };
     delivery.send(plan).await
 }
 
@@ -133,20 +133,30 @@ fn disposition(ask: &Ask, filename: Option<&str>, found: &FileFound) -> Option<H
 }
 
 /// A symlink is answered with its target as text, never followed (`ipfs-gateway.md` 2.1).
-async fn send_symlink(services: &Services, ask: &Ask, clock: &Clock, target: String, cid: Cid, roots: &[Cid]) -> Result<Reply, Refusal> {
+async fn send_symlink(
+    services: &Services,
+    ask: &Ask,
+    clock: &Clock,
+    points_to: String,
+    cid: Cid,
+    roots: &[Cid],
+) -> Result<Reply, Refusal> {
     let mut headers = headers_of_path(ask, roots);
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(CACHE_IMMUTABLE));
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("inode/symlink"));
     let representation =
-        Representation { size_bytes: target.len() as u64, etag: ascii(format!("\"{cid}\"")), last_modified: None, headers };
-    let plan = FilePlan::new(representation, BodySource::Block(Bytes::from(target)));
-    deliver(services, ask, clock, HeaderMap::new(), &plan).await
+        Representation { size_bytes: points_to.len() as u64, etag: ascii(format!("\"{cid}\"")), last_modified: None, headers };
+    let plan = FilePlan::new(representation, BodySource::Block(Bytes::from(points_to)));
+    deliver(services, ask, clock, &plan).await
 }
 
 /// `format=raw`: the block that the path leads to, as it is.
-async fn raw(services: &Services, ask: &Ask, root: &Cid, path: &SitePath, clock: &Clock) -> Result<Reply, Refusal> {
+async fn raw(services: &Services, ask: &Ask, target: &IpfsTarget, clock: &Clock) -> Result<Reply, Refusal> {
     let content = services.content.as_ref();
-    let (cid, roots) = if path.segments().is_empty() { (*root, vec![*root]) } else { block_at(services, *root, path, clock).await? };
+    let (cid, roots) = match target.path.segments() {
+        [] => (target.root, vec![target.root]),
+        _ => block_at(services, ask, target, clock).await?,
+    };
     let block = match content.block(&cid, &clock.trace).await {
         Err(error) if ask.only_if_cached && is_absent(&error) => return Err(Refusal::NotAtHand),
         block => block?,
@@ -158,22 +168,28 @@ async fn raw(services: &Services, ask: &Ask, root: &Cid, path: &SitePath, clock:
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/vnd.ipld.raw"));
     headers.insert(header::CONTENT_DISPOSITION, plan::content_disposition(Disposition::Attachment, &filename));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    if ask.parameter("format").is_none() {
+        // The format came by Accept: say where it is without one.
+        let query = ask.query.as_ref().map_or_else(String::new, |query| format!("&{query}"));
+        if let Ok(value) = HeaderValue::try_from(format!("{}?format=raw{query}", ask.path)) {
+            headers.insert(header::CONTENT_LOCATION, value);
+        }
+    }
     let representation =
         Representation { size_bytes: block.len() as u64, etag: ascii(format!("\"{cid}.raw\"")), last_modified: None, headers };
-    deliver(services, ask, clock, HeaderMap::new(), &FilePlan::new(representation, BodySource::Block(block))).await
+    deliver(services, ask, clock, &FilePlan::new(representation, BodySource::Block(block))).await
 }
 
 /// The CID at the end of a path: of a directory the directory's own, not its index.html's.
-async fn block_at(services: &Services, root: Cid, path: &SitePath, clock: &Clock) -> Result<(Cid, Vec<Cid>), Refusal> {
-    // A slash at the end makes no difference to which block it is, and without one a directory would be a redirect.
-    let encoded = path.encoded();
-    let with_slash = SitePath::parse(&format!("{}/", encoded.trim_end_matches('/')))
-        .map_err(|error| Refusal::BadPath { path: encoded.clone(), error })?;
+async fn block_at(services: &Services, ask: &Ask, target: &IpfsTarget, clock: &Clock) -> Result<(Cid, Vec<Cid>), Refusal> {
     let content = services.content.as_ref();
-    let mut answer = walk(content, root, with_slash, &clock.trace).await?;
-    if matches!(answer, Answer::NotFound { .. }) {
-        // Below a file nothing is found, not even a slash: ask for the file itself.
-        answer = walk(content, root, SitePath::parse(encoded.trim_end_matches('/')).map_err(|error| Refusal::BadPath { path: encoded, error })?, &clock.trace).await?;
+    let names = target.path.segments().join("/");
+    let parse = |text: &str| SitePath::from_decoded(text).map_err(|error| ask.bad_path(error));
+    // A slash at the end makes no difference to which block it is. Without one a directory is a redirect, with one a
+    // file is not found.
+    let mut answer = walk(content, target.root, parse(&names)?, &clock.trace).await?;
+    if matches!(answer, Answer::AddSlash) {
+        answer = walk(content, target.root, parse(&format!("{names}/"))?, &clock.trace).await?;
     }
     match answer {
         Answer::File { cid, dir, roots, .. } | Answer::RawBlock { cid, dir, roots, .. } => Ok((dir.unwrap_or(cid), roots)),
@@ -188,7 +204,12 @@ async fn block_at(services: &Services, root: Cid, path: &SitePath, clock: &Clock
 /// A redirect to `to` on this host, with the query kept.
 fn redirect(status: StatusCode, ask: &Ask, clock: &Clock, to: &str) -> Reply {
     let location = ask.query.as_ref().map_or_else(|| to.to_owned(), |query| format!("{to}?{query}"));
-    let mut reply = made_here(status, "text/plain; charset=utf-8", &ask.method, format!("This folder's address ends with a slash: {location}\n"));
+    let mut reply = made_here(
+        status,
+        "text/plain; charset=utf-8",
+        &ask.method,
+        format!("This folder's address ends with a slash: {location}\n"),
+    );
     if let Ok(value) = HeaderValue::try_from(location) {
         reply.headers_mut().insert(header::LOCATION, value);
     }
@@ -220,9 +241,11 @@ fn time_of(mtime: &Mtime) -> Option<SystemTime> {
     (seconds < 253_402_300_800).then_some(time)
 }
 
-/// Content is for everybody to read: the CORS headers that the conformance suite wants, on every reply.
+/// Content is for everybody to read: the CORS headers that the conformance suite wants, on every reply. Accept chooses
+/// the format and the form of errors, so caches on the way have to know.
 pub fn with_cors(mut reply: Reply) -> Reply {
-    const HEADERS: [(HeaderName, &str); 4] = [
+    const HEADERS: [(HeaderName, &str); 5] = [
+        (header::VARY, "Accept"),
         (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
         (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, HEAD, OPTIONS"),
         (header::ACCESS_CONTROL_ALLOW_HEADERS, "Content-Type, Range, User-Agent, X-Requested-With"),

@@ -23,7 +23,14 @@ fn site() -> (Memory, Cid) {
     let json = dag.raw(b"{\"a\": 1}");
     let below = dag.dir(&[("file-\u{17a}\u{142}.txt", hello), ("long.bin", long)]);
     let indexed = dag.dir(&[("index.html", page)]);
-    let root = dag.dir(&[("100%.txt", hello), ("data", json), ("empty", dag_empty(&hello)), ("indexed", indexed), ("link", link), ("\u{105}", below)]);
+    let root = dag.dir(&[
+        ("100%.txt", hello),
+        ("data", json),
+        ("empty", dag_empty(&hello)),
+        ("indexed", indexed),
+        ("link", link),
+        ("\u{105}", below),
+    ]);
     (memory, root)
 }
 
@@ -58,7 +65,7 @@ async fn files_and_their_headers() {
 
     // The second answer comes from the answer cache and is the same.
     let again = server.get(&path, &[]).await;
-    assert_eq!((again.status, again.body, again.header("etag")), (200, first.body, Some(etag.as_str())));
+    assert_eq!((again.status, &again.body, again.header("etag")), (200, &first.body, Some(etag.as_str())));
     let head = server.ask("HEAD", &path, &[]).await;
     assert_eq!((head.status, head.body.len(), head.header("content-length")), (200, 0, Some("34")));
     let rows = server.services.measures.summaries();
@@ -118,7 +125,9 @@ async fn directories_and_names() {
 
     let listing = server.get(&format!("/ipfs/{root}/"), &[]).await;
     assert_eq!(listing.status, 200);
-    assert!(listing.header("etag").is_some_and(|etag| etag.starts_with("\"DirIndex-") && etag.ends_with(&format!("_CID-{root}\""))));
+    assert!(
+        listing.header("etag").is_some_and(|etag| etag.starts_with("\"DirIndex-") && etag.ends_with(&format!("_CID-{root}\"")))
+    );
     assert_eq!(listing.header("cache-control"), Some("public, max-age=604800, stale-while-revalidate=2678400"));
     assert!(listing.text().contains(&format!("<a href=\"/ipfs/{root}/100%25.txt\">100%.txt</a>")), "{}", listing.text());
     assert!(listing.body.len() < 6 * 1024, "{}", listing.body.len());
@@ -160,7 +169,10 @@ async fn names_in_the_query_and_raw_blocks() {
     let server = start(memory).await;
     let path = format!("/ipfs/{root}/100%25.txt");
     for (query, expect) in [
-        ("?filename=test%D1%82%D0%B5%D1%81%D1%82.pdf", Some("inline; filename=\"test____.pdf\"; filename*=UTF-8''test%D1%82%D0%B5%D1%81%D1%82.pdf")),
+        (
+            "?filename=test%D1%82%D0%B5%D1%81%D1%82.pdf",
+            Some("inline; filename=\"test____.pdf\"; filename*=UTF-8''test%D1%82%D0%B5%D1%81%D1%82.pdf"),
+        ),
         ("?filename=a.txt&download=true", Some("attachment; filename=\"a.txt\"; filename*=UTF-8''a.txt")),
         ("?download=true", Some("attachment; filename=\"100%.txt\"; filename*=UTF-8''100%25.txt")),
         ("?download=false", None),
@@ -170,14 +182,22 @@ async fn names_in_the_query_and_raw_blocks() {
     let pdf = server.get(&format!("{path}?filename=x.pdf"), &[]).await;
     assert_eq!(pdf.header("content-type"), Some("application/pdf"), "the given name counts");
 
-    for (target, headers) in [(format!("/ipfs/{root}?format=raw"), &[][..]), (format!("/ipfs/{root}"), &["Accept: application/vnd.ipld.raw"][..])] {
+    for (target, headers) in
+        [(format!("/ipfs/{root}?format=raw"), &[][..]), (format!("/ipfs/{root}"), &["Accept: application/vnd.ipld.raw"][..])]
+    {
         let raw = server.get(&target, headers).await;
         assert_eq!((raw.status, raw.header("content-type")), (200, Some("application/vnd.ipld.raw")));
         assert_eq!(raw.header("etag").map(str::to_owned), Some(format!("\"{root}.raw\"")));
         assert_eq!(raw.header("x-content-type-options"), Some("nosniff"));
-        assert!(raw.header("content-disposition").is_some_and(|value| value.starts_with(&format!("attachment; filename=\"{root}.bin\""))));
+        assert!(
+            raw.header("content-disposition")
+                .is_some_and(|value| value.starts_with(&format!("attachment; filename=\"{root}.bin\"")))
+        );
         crate::address::check_bytes(root.hash(), &raw.body).expect("the block itself");
     }
+    let negotiated = server.get(&format!("/ipfs/{root}?x=1"), &["Accept: application/vnd.ipld.raw"]).await;
+    assert_eq!(negotiated.header("content-location").map(str::to_owned), Some(format!("/ipfs/{root}?format=raw&x=1")));
+    assert_eq!(negotiated.header("vary"), Some("Accept"));
     let below = server.get(&format!("/ipfs/{root}/indexed?format=raw"), &[]).await;
     assert_eq!((below.status, below.header("x-ipfs-roots").map(|roots| roots.split(',').count())), (200, Some(2)));
     let leaf = server.get(&format!("/ipfs/{root}/100%25.txt?format=raw"), &[]).await;
@@ -239,7 +259,7 @@ async fn a_failure_after_the_first_byte_breaks_the_connection() {
     memory.lost.push(third);
     let server = start(memory).await;
     let broken = server.get(&format!("/ipfs/{file}"), &[]).await;
-    assert_eq!((broken.status, broken.broken), (200, true));
+    assert!(broken.broken && matches!(broken.status, 0 | 200), "{}", broken.status);
     assert!(broken.body.len() < 40_000 && bytes.starts_with(&broken.body), "no wrong byte: {}", broken.body.len());
     let good = server.get(&format!("/ipfs/{file}"), &["Range: bytes=20000-20009"]).await;
     assert_eq!((good.status, &good.body[..]), (206, &bytes[20_000..20_010]), "only the blocks in range are needed");
@@ -278,6 +298,10 @@ async fn a_sharded_directory_is_listed_and_read() {
     let listing = server.get(&format!("/ipfs/{root}/"), &[]).await;
     assert_eq!((listing.status, listing.broken), (200, false));
     assert_eq!(listing.header("transfer-encoding"), Some("chunked"));
+    let head = server.ask("HEAD", &format!("/ipfs/{root}/"), &[]).await;
+    for name in ["content-length", "etag", "content-type"] {
+        assert_eq!(head.header(name), listing.header(name), "{name}");
+    }
     let text = listing.text();
     assert_eq!(text.matches("class=\"ipfs-hash\"").count(), 5_000);
     assert!(text.contains(&format!("<a href=\"/ipfs/{root}/file-04999.txt\">")) && text.ends_with("</html>\n"));
@@ -293,7 +317,8 @@ async fn a_lost_shard_breaks_the_listing_off() {
     let file = memory.dag.raw(HELLO);
     let entries: Vec<(String, Cid)> = (0..2_000).map(|i| (format!("file-{i:05}.txt"), file)).collect();
     let root = memory.dag.shards(&entries, 256);
-    let lost = *memory.dag.blocks().map(|(cid, _)| cid).find(|cid| **cid != root && cid.codec() == codec::DAG_PB).expect("a shard below");
+    let lost =
+        *memory.dag.blocks().map(|(cid, _)| cid).find(|cid| **cid != root && cid.codec() == codec::DAG_PB).expect("a shard below");
     memory.lost.push(lost);
     let server = start(memory).await;
     let listing = server.get(&format!("/ipfs/{root}/"), &[]).await;
@@ -352,7 +377,7 @@ async fn suite_ranges_and_a_missing_block() {
     }
     if let Some((server, root)) = fixture("trustless_gateway_car/file-3k-and-3-blocks-missing-block.car").await {
         let first = server.get(&format!("/ipfs/{root}"), &["Range: bytes=0-1000"]).await;
-        assert_eq!((first.status, first.body.len()), (206, 1001));
+        assert_eq!((first.status, first.body.len()), (206, 1001), "{}", first.text());
         let last = server.get(&format!("/ipfs/{root}"), &["Range: bytes=2200-"]).await;
         assert_eq!((last.status, last.broken), (206, false));
         let whole = server.get(&format!("/ipfs/{root}"), &[]).await;

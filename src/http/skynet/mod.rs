@@ -12,7 +12,7 @@ use crate::address::{AddressError, SitePath, Skylink, SkylinkKind};
 use crate::site::content_type;
 use crate::site::skynet::{ArchiveFormat, RootSlash, SkyAnswer, SkyAsk, SkyFile, etag, resolve};
 
-use super::ask::Ask;
+use super::ask::{Ask, SkyTarget};
 use super::plan::{self, Conditions, Disposition, Representation, ascii};
 use super::refusal::Refusal;
 use super::reply::{BodySource, Clock, Delivery, FilePlan, Reply, ReplyBody, made_here, stamp};
@@ -26,27 +26,30 @@ const SKYNET_SERVER_API: HeaderName = HeaderName::from_static("skynet-server-api
 const TIMEOUT_MAX_S: u32 = 900;
 
 /// Answers a skylink and a path below it.
-pub async fn answer(services: &Services, ask: &Ask, link: &Skylink, path_text: &str, clock: &Clock) -> Result<Reply, Refusal> {
+pub async fn answer(services: &Services, ask: &Ask, clock: &Clock) -> Result<Reply, Refusal> {
     if ask.method == Method::OPTIONS {
         let mut reply = Response::new(ReplyBody::empty());
         *reply.status_mut() = StatusCode::NO_CONTENT;
         return Ok(reply);
     }
+    // A query can change anything, so only plain answers are kept ready.
+    let ready = if ask.is_plain() { services.answers.get(&ask.path) } else { None };
+    if let Some(plan) = ready {
+        return send(services, ask, clock, &ask.conditions, StatusCode::OK, &plan).await;
+    }
+    let SkyTarget { link, path_text } = ask.sky_target()?;
     if let SkylinkKind::V2 { .. } = link.kind() {
         return Err(Refusal::ResolverSkylink);
     }
     let query = SkyQuery::read(ask)?;
-    if let Some(plan) = ready(services, ask) {
-        return send(services, ask, clock, &ask.conditions, StatusCode::OK, &plan).await;
-    }
-    let path = decoded_path(ask, path_text)?;
-    let skyfile = services.content.skyfile(link, &clock.trace).await?;
-    let sky_ask = SkyAsk { path: &path, format: query.format, root_slash: root_slash(ask, &query, path_text) };
+    let path = decoded_path(ask, &path_text)?;
+    let skyfile = services.content.skyfile(&link, &clock.trace).await?;
+    let sky_ask = SkyAsk { path: &path, format: query.format, root_slash: root_slash(ask, &query, &path_text) };
     match resolve(&skyfile.head().metadata, skyfile.head().size_bytes, &sky_ask)? {
         SkyAnswer::File(file) => {
-            let plan = Arc::new(plan_of(&skyfile, link, &file, &query));
+            let plan = Arc::new(plan_of(&skyfile, &link, &file, &query));
             let status = StatusCode::from_u16(file.status).unwrap_or(StatusCode::OK);
-            if ask.query.is_none() && status == StatusCode::OK {
+            if ask.is_plain() && status == StatusCode::OK && may_be_kept(ask, &path_text, &skyfile) {
                 services.answers.put(&ask.path, plan.clone());
             }
             let conditions = query.conditions(&ask.conditions);
@@ -58,13 +61,20 @@ pub async fn answer(services: &Services, ask: &Ask, link: &Skylink, path_text: &
     }
 }
 
-/// An answer of an earlier request for the same address; a query can change anything, so only plain ones are kept.
-fn ready(services: &Services, ask: &Ask) -> Option<Arc<FilePlan>> {
-    if ask.query.is_none() { services.answers.get(&ask.path) } else { None }
+/// A HEAD of the bare skylink of a site is answered with a file where a GET is a redirect: not to be kept for both.
+fn may_be_kept(ask: &Ask, path_text: &str, skyfile: &Arc<dyn Skyfile>) -> bool {
+    ask.method == Method::GET || !path_text.is_empty() || skyfile.head().metadata.subfiles.len() <= 1
 }
 
-async fn send(services: &Services, ask: &Ask, clock: &Clock, conditions: &Conditions, status: StatusCode, plan: &FilePlan) -> Result<Reply, Refusal> {
-    let delivery = Delivery { services, method: &ask.method, conditions, clock, extra: HeaderMap::new(), status };
+async fn send(
+    services: &Services,
+    ask: &Ask,
+    clock: &Clock,
+    conditions: &Conditions,
+    status: StatusCode,
+    plan: &FilePlan,
+) -> Result<Reply, Refusal> {
+    let delivery = Delivery { services, method: &ask.method, conditions, clock, status };
     delivery.send(plan).await
 }
 
@@ -120,10 +130,10 @@ impl SkyQuery {
 
 /// The path behind the skylink, percent-decoded: Skynet's rules read it as text, so doubled slashes and dots stay.
 fn decoded_path(ask: &Ask, path_text: &str) -> Result<String, Refusal> {
-    let bad = |error: AddressError| Refusal::BadPath { path: ask.path.chars().take(512).collect(), error };
     // The checks are those of every path; only the text itself is kept as it stood.
-    SitePath::parse(path_text).map_err(bad)?;
-    let decoded = percent_encoding::percent_decode_str(path_text).decode_utf8().map_err(|_| bad(AddressError::PathUtf8))?;
+    SitePath::parse(path_text).map_err(|error| ask.bad_path(error))?;
+    let decoded =
+        percent_encoding::percent_decode_str(path_text).decode_utf8().map_err(|_| ask.bad_path(AddressError::PathUtf8))?;
     Ok(if decoded.starts_with('/') { decoded.into_owned() } else { format!("/{decoded}") })
 }
 
@@ -153,10 +163,7 @@ fn plan_of(skyfile: &Arc<dyn Skyfile>, link: &Skylink, file: &SkyFile<'_>, query
             last_modified: None,
             headers,
         },
-        source: BodySource::Skyfile {
-            skyfile: skyfile.clone(),
-            stretch: file.offset_bytes..file.offset_bytes + file.len_bytes,
-        },
+        source: BodySource::Skyfile { skyfile: skyfile.clone(), stretch: file.offset_bytes..file.offset_bytes + file.len_bytes },
         sniffed: OnceLock::new(),
     }
 }

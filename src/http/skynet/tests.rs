@@ -31,7 +31,11 @@ async fn files_of_a_site() {
     ] {
         for _ in 0..2 {
             let answer = server.get(&format!("/{site}{path}"), &[]).await;
-            assert_eq!((answer.status, answer.text().as_str(), answer.header("content-type")), (status, body, Some(kind)), "{path}");
+            assert_eq!(
+                (answer.status, answer.text().as_str(), answer.header("content-type")),
+                (status, body, Some(kind)),
+                "{path}"
+            );
             assert_eq!(answer.header("skynet-skylink").map(str::to_owned), Some(site.to_string()));
             assert_eq!(answer.header("skynet-portal-api").map(str::to_owned), Some(format!("http://{}", server.public)));
             assert!(answer.header("cache-status").is_some());
@@ -53,8 +57,8 @@ async fn the_root_of_a_site_wants_its_slash() {
     let (server, site, _) = portal().await;
     let redirect = server.get(&format!("/{site}?x=1"), &[]).await;
     assert_eq!((redirect.status, redirect.header("location")), (308, Some(format!("{site}/?x=1").as_str())));
-    for (method, query) in [("HEAD", ""), ("GET", "?attachment=true")] {
-        assert_eq!(server.ask(method, &format!("/{site}{query}"), &[]).await.status, 200, "{method} {query}");
+    for (method, query, status) in [("HEAD", "", 200), ("GET", "?attachment=true", 200), ("GET", "", 308)] {
+        assert_eq!(server.ask(method, &format!("/{site}{query}"), &[]).await.status, status, "{method} {query}");
     }
 }
 
