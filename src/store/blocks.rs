@@ -104,7 +104,7 @@ impl Inner {
 
     fn check(&self, cid: &Cid, block: Bytes) -> Result<Bytes, StoreError> {
         // The sectors were right, so the row is wrong: whoever signed the pin said a falsehood, or a disk here did.
-        check_bytes(cid.hash(), &block).map_err(|_| StoreError::WrongBlock(*cid))?;
+        check_bytes(cid.hash(), &block).map_err(|_| StoreError::WrongBlock(Box::new(*cid)))?;
         Ok(block)
     }
 

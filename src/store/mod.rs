@@ -78,7 +78,7 @@ pub enum StoreError {
     #[error("the pin that holds this content cannot be used: {0}")]
     BadPin(String),
     #[error("the bytes stored for {0} do not hash to it")]
-    WrongBlock(Cid),
+    WrongBlock(Box<Cid>),
     #[error("{0}")]
     Unsupported(&'static str),
     #[error(transparent)]
