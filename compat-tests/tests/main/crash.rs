@@ -25,7 +25,7 @@ const EARLIER_READ: usize = 4;
 const ROUNDS_A_FOLDER: usize = 50;
 
 /// When the gateway is killed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 enum Moment {
     /// When this share of the first upload's bytes has been sent.
     Sending(f64),

@@ -169,8 +169,8 @@ async fn the_same_key_is_the_same_upload() {
     // Two at once: one does the work, the other hears the same or is told to wait.
     let large = Content::file("large.bin", seeded_bytes(3, 8 << 20));
     let body = large.stream();
-    let at_once = "Idempotency-Key: at once";
-    let (one, two) = tokio::join!(gateway.upload_bytes(&body, &[at_once]), gateway.upload_bytes(&body, &[at_once]));
+    let at_once = ["Idempotency-Key: at once"];
+    let (one, two) = tokio::join!(gateway.upload_bytes(&body, &at_once), gateway.upload_bytes(&body, &at_once));
     let mut statuses = [one.status, two.status];
     statuses.sort();
     assert!(matches!(statuses, [200, 200] | [200, 409]), "{statuses:?}: {} {}", one.text(), two.text());
