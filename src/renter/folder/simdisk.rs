@@ -401,11 +401,12 @@ impl DiskFile for SimFile {
         self.direct
     }
 
-    fn read_at(&self, offset: u64, len: usize) -> io::Result<Vec<u8>> {
+    fn read_into(&self, offset: u64, len: usize, mut buffer: Vec<u8>) -> io::Result<Vec<u8>> {
         let sim = self.machine.enter(self.life)?;
         let data = &sim.inodes[self.inode].live;
         let start = (offset as usize).min(data.len());
-        Ok(data[start..(start + len).min(data.len())].to_vec())
+        buffer.extend_from_slice(&data[start..(start + len).min(data.len())]);
+        Ok(buffer)
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {

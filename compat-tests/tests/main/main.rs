@@ -1,0 +1,17 @@
+//! Black-box tests of the real binary. One program with a module for each subject, since linking is slow.
+//!
+//! Each test has a gateway of its own in a folder of its own. Nothing waits by the clock alone: what takes time is asked
+//! for until it is so, with a limit. What is random comes from a printed seed.
+
+mod catalog;
+mod classes;
+mod command_line;
+mod crash;
+mod faults;
+mod gateway;
+mod losses;
+mod security;
+mod serve;
+mod skylinks;
+mod uploads;
+mod vectors;
