@@ -395,8 +395,11 @@ mod tests {
         }
     }
 
+    /// Path, and bytes of a file or target of a symlink.
+    type Contents = Vec<(String, Vec<u8>)>;
+
     /// The stream of a source, read by the thread that `get` has: paths, and the bytes of the files.
-    fn stream(source: &Source) -> (Result<Skipped, ReadFault>, Result<Vec<(String, Vec<u8>)>, String>) {
+    fn stream(source: &Source) -> (Result<Skipped, ReadFault>, Result<Contents, String>) {
         let (parts, waiting) = mpsc::channel(BLOCKS_WAITING_MAX);
         let (words, texts) = mpsc::channel(BLOCKS_WAITING_MAX);
         std::thread::scope(|scope| {
@@ -412,7 +415,7 @@ mod tests {
         })
     }
 
-    fn collect(mut reader: FrameReader) -> Result<Vec<(String, Vec<u8>)>, String> {
+    fn collect(mut reader: FrameReader) -> Result<Contents, String> {
         let head: Head = reader.frame()?;
         assert_eq!((head.v, head.name.as_str(), head.profile.as_str()), (1, "n", "cid-v1"));
         let mut entries = Vec::new();

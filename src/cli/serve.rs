@@ -90,6 +90,7 @@ impl Signals {
         tokio::spawn(async move {
             self.next().await;
             tracing::warn!("a second signal: ending at once");
+            // Whoever sends a second signal does not want to wait for the first one's work.
             std::process::exit(ENDED_BY_SIGNAL);
         });
     }

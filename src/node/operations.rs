@@ -1,5 +1,7 @@
 //! What the admin listener shows and does, out of the rooms behind it.
 
+use std::net::SocketAddr;
+
 use async_trait::async_trait;
 
 use crate::address::{Address, SkylinkKind};
@@ -13,6 +15,8 @@ use crate::store::{Store, StoreError, UnpinRoot};
 const ADMIN: &str = "admin";
 
 pub struct NodeOperations {
+    /// Where content is served.
+    pub public: SocketAddr,
     pub store: Store,
     pub ingest: Ingest,
     pub renter: Renter,
@@ -32,6 +36,7 @@ impl Operations for NodeOperations {
         let records = self.records.counts();
         let damages = self.renter.damages();
         Ok(serde_json::json!({
+            "public_url": format!("http://{}", self.public),
             "store": self.store.status()?,
             "records": {
                 "puts_acknowledged": records.puts_acknowledged,

@@ -484,10 +484,9 @@ async fn limits_of_a_request() {
         ("two lengths", "GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n".to_owned()),
         ("a control character", "GET /\u{1} HTTP/1.1\r\nHost: x\r\n\r\n".to_owned()),
     ] {
-        match wire::try_exchange(&gateway.public, request.as_bytes(), "GET").await {
-            Ok(answer) => assert!(matches!(answer.status, 400 | 414 | 431), "{what}: {}", answer.status),
-            // Cut off without a word is an answer, too.
-            Err(_) => {}
+        // Cut off without a word is an answer, too.
+        if let Ok(answer) = wire::try_exchange(&gateway.public, request.as_bytes(), "GET").await {
+            assert!(matches!(answer.status, 400 | 414 | 431), "{what}: {}", answer.status);
         }
         assert_eq!(gateway.get("/ipfs/bafkqaaa").await.status, 200, "{what}: it goes on");
     }
