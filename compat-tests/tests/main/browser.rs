@@ -35,7 +35,8 @@ impl Scene {
         let gateway = Gateway::start(&data);
         let added = gateway.add(&source, &["--name", "almanac"]).expect("the site can be added");
         assert_eq!(added["files"], files, "{added}");
-        gateway.wait_complete().expect("nine good hosts take every piece");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime can be made");
+        runtime.block_on(gateway.pins_complete());
         // A new process has nothing in memory: everything below comes from the six hosts that are left.
         assert!(gateway.stop().success());
         for host in HOSTS_GONE {
