@@ -93,7 +93,7 @@ fn uncached_files(plan: &Plan, report: &mut Report, data: &Path, root: &str, sou
         gateway.stop();
         rounds.push(f64::from(outcome.rounds_max));
         server.push(outcome.server_us());
-        classes = outcome.classes_text();
+        classes = load::classes(&outcome.classes);
         let mut sorted = outcome.latencies_ms;
         p99.push(quantile(&mut sorted, 0.99));
         latencies.extend(sorted);
@@ -111,7 +111,7 @@ fn listing(plan: &Plan, report: &mut Report, data: &Path, root: &str, files: usi
     let (mut first, mut whole, mut pieces, mut length) = (Samples::default(), Samples::default(), 0, 0);
     for _ in 0..plan.rounds {
         let gateway = uncached(data);
-        let read = runtime.block_on(tokio::time::timeout(LISTING_MAX, read_listing(&gateway, root)));
+        let read = runtime.block_on(async { tokio::time::timeout(LISTING_MAX, read_listing(&gateway, root)).await });
         let listing = read.map_err(|_| "it takes too long".to_owned())??;
         let rows = listing.text.windows(ROW.len()).filter(|bytes| *bytes == ROW).count();
         if rows != files {

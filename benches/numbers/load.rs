@@ -71,10 +71,11 @@ impl Outcome {
             false => Err(format!("replies came from {:?}, wanted only {classes:?}", self.classes)),
         }
     }
+}
 
-    pub fn classes_text(&self) -> String {
-        self.classes.iter().map(|(class, count)| format!("{count} {class}")).collect::<Vec<_>>().join(", ")
-    }
+/// How many replies were of which class.
+pub fn classes(classes: &BTreeMap<String, usize>) -> String {
+    classes.iter().map(|(class, count)| format!("{count} {class}")).collect::<Vec<_>>().join(", ")
 }
 
 pub fn quantiles(latencies_ms: &[f64]) -> String {
