@@ -61,6 +61,6 @@ pub mod renter;
 pub mod sector;
 pub mod site;
 pub mod store;
-pub mod tree;
 #[cfg(test)]
 mod tidy;
+pub mod tree;

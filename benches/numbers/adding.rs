@@ -76,7 +76,13 @@ pub fn one_large_file(plan: &Plan, report: &mut Report) {
     report.row(&format!("add one file of {mib} MiB"), "MiB/s", &added, Goal::AtLeast(450.0), &beside);
     report.row("the same over `cp` and `sync` of the same rounds", "x", &added.over(&copied), Goal::AtLeast(0.4), "");
     let per_gib = server.scaled(1024.0 / mib);
-    report.row("server's core-seconds a GiB", "s", &per_gib, Goal::AtMost(3.6), "with the pieces written after the acknowledgement");
+    report.row(
+        "server's core-seconds a GiB",
+        "s",
+        &per_gib,
+        Goal::AtMost(3.6),
+        "with the pieces written after the acknowledgement",
+    );
 }
 
 /// Many small files, beside `cp -r` and `sync` of the same folder.
@@ -134,7 +140,13 @@ pub fn memory(plan: &Plan, report: &mut Report) {
     match one_huge_file(plan) {
         Ok((adding, reading, beside)) => {
             report.row(&format!("{name}: added, peak"), "MiB", &adding, Goal::AtMost(300.0), &beside);
-            report.row(&format!("{name}: read, peak"), "MiB", &reading, Goal::AtMost(300.0), "in a new process, every byte compared");
+            report.row(
+                &format!("{name}: read, peak"),
+                "MiB",
+                &reading,
+                Goal::AtMost(300.0),
+                "in a new process, every byte compared",
+            );
         }
         Err(error) => report.missing(name, &error),
     }

@@ -94,7 +94,8 @@ impl<'a> Pair<'a> {
     /// Puts a copy of a file where nginx finds it.
     pub fn serve_by_nginx(&self, path: &str, source: &Path) -> Result<(), String> {
         let place = self.nginx.root.join(path.trim_start_matches('/'));
-        let made = std::fs::create_dir_all(place.parent().expect("a path has a folder")).and_then(|()| std::fs::copy(source, place));
+        let made =
+            std::fs::create_dir_all(place.parent().expect("a path has a folder")).and_then(|()| std::fs::copy(source, place));
         made.map(drop).map_err(|error| error.to_string())
     }
 
@@ -236,7 +237,10 @@ impl Nginx {
         let root = folder.path().join("root");
         std::fs::create_dir_all(&root).map_err(|error| error.to_string())?;
         // Taken and given back: nginx cannot be told to choose a port and say which.
-        let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).map_err(|error| error.to_string())?.port();
+        let port = std::net::TcpListener::bind("127.0.0.1:0")
+            .and_then(|listener| listener.local_addr())
+            .map_err(|error| error.to_string())?
+            .port();
         let mut headers = String::new();
         let mut content_type = "application/octet-stream";
         for (name, value) in common_headers(head) {

@@ -132,7 +132,8 @@ async fn one_connection<'a>(
         let want = want(number);
         let sent = Instant::now();
         let reply = tokio::time::timeout(REPLY_MAX, connection.ask(&want)).await;
-        let head = reply.unwrap_or_else(|_| Err("no reply in time".to_owned())).map_err(|error| format!("{}: {error}", want.path))?;
+        let head =
+            reply.unwrap_or_else(|_| Err("no reply in time".to_owned())).map_err(|error| format!("{}: {error}", want.path))?;
         outcome.latencies_ms.push(sent.elapsed().as_secs_f64() * 1e3);
         if number.is_multiple_of(COMPARED) && connection.buffer != want.bytes {
             return Err(format!("{}: wrong bytes at {:?}", want.path, want.range));
@@ -157,7 +158,8 @@ struct Connection {
 
 impl Connection {
     async fn ask(&mut self, want: &Want<'_>) -> Result<Head, String> {
-        let range = want.range.as_ref().map_or(String::new(), |range| format!("Range: bytes={}-{}\r\n", range.start, range.end - 1));
+        let range =
+            want.range.as_ref().map_or(String::new(), |range| format!("Range: bytes={}-{}\r\n", range.start, range.end - 1));
         let request = format!("GET {} HTTP/1.1\r\nHost: {}\r\n{range}\r\n", want.path, self.address);
         self.stream.write_all(request.as_bytes()).await.map_err(|error| error.to_string())?;
         let mut head = [0; HEAD_BYTES_MAX];

@@ -61,7 +61,8 @@ pub fn ranges(plan: &Plan, report: &mut Report) {
         Ok(bed) => bed,
         Err(error) => return report.missing("ranges", &error),
     };
-    let (mut healthy, mut pieces, mut hosts, mut cold) = (Series::default(), Series::default(), Series::default(), Series::default());
+    let (mut healthy, mut pieces, mut hosts, mut cold) =
+        (Series::default(), Series::default(), Series::default(), Series::default());
     let mut cold_us = Samples::default();
     for round in 0..plan.rounds as u64 {
         let gateway = bed.round(round, Lost::Nothing, &mut healthy);
@@ -148,7 +149,13 @@ impl Bed {
         gateway.stop();
         std::fs::remove_file(&source).map_err(|error| error.to_string())?;
         let path = format!("/ipfs/{}", added["cid"].as_str().ok_or("add gave no CID")?);
-        let bed = Bed { data, aside: folder.join("aside"), path, content: content::bytes(SEED, length), run: plan.size(Duration::from_secs(3), Duration::from_millis(500)) };
+        let bed = Bed {
+            data,
+            aside: folder.join("aside"),
+            path,
+            content: content::bytes(SEED, length),
+            run: plan.size(Duration::from_secs(3), Duration::from_millis(500)),
+        };
         // Sectors are written past the page cache: this pass fills it.
         let gateway = uncached(&bed.data);
         bed.touch_leaves(&gateway, 0)?;
@@ -175,15 +182,17 @@ impl Bed {
     /// One range in each leaf, in random order.
     fn touch_leaves(&self, gateway: &Gateway, round: u64) -> Result<Outcome, String> {
         let mut random = ChaCha8Rng::seed_from_u64(round);
-        let mut starts: Vec<usize> =
-            (0..self.content.len() / LEAF_BYTES).map(|leaf| leaf * LEAF_BYTES + random.random_range(0..LEAF_BYTES / RANGE_BYTES) * RANGE_BYTES).collect();
+        let mut starts: Vec<usize> = (0..self.content.len() / LEAF_BYTES)
+            .map(|leaf| leaf * LEAF_BYTES + random.random_range(0..LEAF_BYTES / RANGE_BYTES) * RANGE_BYTES)
+            .collect();
         starts.shuffle(&mut random);
         self.ask(gateway, Until::Count(starts.len()), |number| starts[number])?.only(FROM_HOSTS)
     }
 
     fn random_ranges(&self, gateway: &Gateway, round: u64) -> Result<Outcome, String> {
         let mut random = ChaCha8Rng::seed_from_u64(1000 + round);
-        let starts: Vec<usize> = (0..1 << 16).map(|_| random.random_range(0..self.content.len() / RANGE_BYTES) * RANGE_BYTES).collect();
+        let starts: Vec<usize> =
+            (0..1 << 16).map(|_| random.random_range(0..self.content.len() / RANGE_BYTES) * RANGE_BYTES).collect();
         self.ask(gateway, Until::Elapsed(self.run), |number| starts[number % starts.len()])?.only(FROM_HOSTS)
     }
 

@@ -44,9 +44,28 @@ impl Browser {
         let profile = tempfile::tempdir().expect("a temporary folder can be made");
         // The browser reads commands from descriptor 3 and answers on 4: a shell puts our pipes there.
         let mut command = Command::new("sh");
-        command.args(["-c", "exec \"$@\" 3<&0 4>&1 0</dev/null 1>&2", "sh", "chromium", "--headless", "--no-sandbox", "--disable-gpu"]);
-        command.args(["--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]);
-        command.args(["--no-proxy-server", "--mute-audio", "--autoplay-policy=no-user-gesture-required", "--remote-debugging-pipe"]);
+        command.args([
+            "-c",
+            "exec \"$@\" 3<&0 4>&1 0</dev/null 1>&2",
+            "sh",
+            "chromium",
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+        ]);
+        command.args([
+            "--disable-quic",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+        ]);
+        command.args([
+            "--no-proxy-server",
+            "--mute-audio",
+            "--autoplay-policy=no-user-gesture-required",
+            "--remote-debugging-pipe",
+        ]);
         command.arg(format!("--user-data-dir={}", profile.path().display())).arg("about:blank");
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = command.spawn().expect("a shell can be started");
@@ -111,7 +130,10 @@ impl Browser {
     /// Sets the size of the window, as a phone's or a desk's.
     pub fn window(&mut self, width: u32, height: u32) {
         let mobile = width < 600;
-        self.call("Emulation.setDeviceMetricsOverride", json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": mobile }));
+        self.call(
+            "Emulation.setDeviceMetricsOverride",
+            json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": mobile }),
+        );
     }
 
     /// Writes what the window shows as PNG; returns its length in bytes.
@@ -124,7 +146,11 @@ impl Browser {
 
     /// Replies since the last `open` or `follow`, without those for pages' icons, which browsers ask for by themselves.
     pub fn received(&self) -> Vec<Received> {
-        let replies = self.events.iter().filter(|event| event["method"] == "Network.responseReceived").map(|event| &event["params"]["response"]);
+        let replies = self
+            .events
+            .iter()
+            .filter(|event| event["method"] == "Network.responseReceived")
+            .map(|event| &event["params"]["response"]);
         let replies = replies.map(|reply| Received {
             url: reply["url"].as_str().unwrap_or_default().to_owned(),
             status: reply["status"].as_u64().unwrap_or_default(),

@@ -25,8 +25,20 @@ const TONE_SECONDS: u32 = 90;
 const LARGE_FILE_BYTES: usize = 12 << 20;
 
 /// Words of the chapters' titles.
-const PLACES: [&str; 12] =
-    ["Harbour", "Lighthouse", "Marsh", "Old mill", "Bridge", "Quarry", "Orchard", "Station", "Ferry", "Dunes", "Market", "Reservoir"];
+const PLACES: [&str; 12] = [
+    "Harbour",
+    "Lighthouse",
+    "Marsh",
+    "Old mill",
+    "Bridge",
+    "Quarry",
+    "Orchard",
+    "Station",
+    "Ferry",
+    "Dunes",
+    "Market",
+    "Reservoir",
+];
 
 /// Pages whose names need care, each with a word that is in it.
 const ODD_NAMES: [(&str, &str); 10] = [
@@ -102,9 +114,8 @@ pub fn chapter_title(number: u32) -> String {
 }
 
 fn front_page() -> String {
-    let chapters: String = (1..=CHAPTERS)
-        .map(|number| format!("<li><a href=\"chapters/{number:03}/\">{}</a>\n", chapter_title(number)))
-        .collect();
+    let chapters: String =
+        (1..=CHAPTERS).map(|number| format!("<li><a href=\"chapters/{number:03}/\">{}</a>\n", chapter_title(number))).collect();
     let places: String =
         ODD_NAMES.iter().map(|(path, _)| format!("<li><a href=\"{}\">{}</a>\n", link(path), escape(path))).collect();
     let body = format!(

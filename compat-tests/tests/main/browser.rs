@@ -35,7 +35,7 @@ impl Scene {
         let gateway = Gateway::start(&data);
         let added = gateway.add(&source, &["--name", "almanac"]).expect("the site can be added");
         assert_eq!(added["files"], files, "{added}");
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime can be made");
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime can be made");
         runtime.block_on(gateway.pins_complete());
         // A new process has nothing in memory: everything below comes from the six hosts that are left.
         assert!(gateway.stop().success());
@@ -80,7 +80,9 @@ fn sites_open_in_a_browser_with_three_of_nine_hosts_gone() {
     dashboard(&mut scene);
     scene.browser.window(DESK.0, DESK.1);
     landing_page_and_sample_site(&mut scene);
-    assert!(host_folders(&scene.gateway.data).iter().enumerate().all(|(host, folder)| is_host(folder) != HOSTS_GONE.contains(&host)));
+    assert!(
+        host_folders(&scene.gateway.data).iter().enumerate().all(|(host, folder)| is_host(folder) != HOSTS_GONE.contains(&host))
+    );
 }
 
 /// A lost host must not come back as an empty one.
@@ -97,7 +99,9 @@ fn landing_page_and_sample_site(scene: &mut Scene) {
     let styled = "[...document.styleSheets].every(sheet => sheet.cssRules.length > 0) && document.styleSheets.length > 0";
     assert_eq!(scene.browser.evaluate(styled), true);
     assert_eq!(scene.browser.evaluate("[...document.images].every(image => image.naturalWidth > 0)"), true);
-    let links = scene.browser.evaluate("[...document.querySelectorAll('a[href]')].map(a => a.href).filter(href => href.startsWith(location.origin))");
+    let links = scene
+        .browser
+        .evaluate("[...document.querySelectorAll('a[href]')].map(a => a.href).filter(href => href.startsWith(location.origin))");
     for link in links.as_array().into_iter().flatten().filter_map(Value::as_str) {
         scene.browser.open(link);
         scene.nothing_failed(link);
@@ -115,7 +119,10 @@ fn real_site(scene: &mut Scene) {
     for expect in [119, 120, 1] {
         scene.browser.follow("#next");
         scene.nothing_failed("the next chapter");
-        assert_eq!(scene.browser.text("document.querySelector('h1').textContent"), format!("Chapter {expect}: {}", site::chapter_title(expect)));
+        assert_eq!(
+            scene.browser.text("document.querySelector('h1').textContent"),
+            format!("Chapter {expect}: {}", site::chapter_title(expect))
+        );
         assert_eq!(scene.browser.evaluate("document.images[0].naturalWidth"), 64);
         assert_eq!(scene.browser.text("document.documentElement.dataset.script"), "ran");
     }

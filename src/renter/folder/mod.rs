@@ -48,8 +48,8 @@ use futures::{
     stream::{self, BoxStream},
 };
 use object_store::{
-    CopyOptions, Error, GetOptions, GetRange, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta,
-    ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, path::Path,
+    CopyOptions, Error, GetOptions, GetRange, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, path::Path,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
@@ -622,8 +622,7 @@ impl FolderStore {
         let open = self.open().await?;
         let prefix = prefix.to_owned();
         blocking(&self.0.read_jobs, move || {
-            let mut listing =
-                listing.unwrap_or_else(|| Listing::start(open.disk.clone(), &open.index, &prefix, after.as_deref()));
+            let mut listing = listing.unwrap_or_else(|| Listing::start(open.disk.clone(), &open.index, &prefix, after.as_deref()));
             let page = listing.page(LIST_PAGE).map_err(FolderError::io("list the folder"))?;
             let metas = page.into_iter().map(|listed| meta_of(&listed.key, listed.len, listed.modified)).collect();
             Ok((metas, listing))

@@ -141,9 +141,7 @@ impl SimMachine {
         }
         // What stands in a folder that was lost is lost, too.
         let folders = sim.durable.clone();
-        sim.durable.retain(|path, _| {
-            path.match_indices('/').all(|(at, _)| folders.get(&path[..at]) == Some(&Node::Folder))
-        });
+        sim.durable.retain(|path, _| path.match_indices('/').all(|(at, _)| folders.get(&path[..at]) == Some(&Node::Folder)));
         sim.live = sim.durable.clone();
         sim.life += 1;
         sim.locked = false;
@@ -219,11 +217,7 @@ impl Sim {
 
     fn parent_exists(&self, path: &str) -> io::Result<()> {
         let folder = parent(path);
-        if folder.is_empty() || self.live.get(folder) == Some(&Node::Folder) {
-            Ok(())
-        } else {
-            Err(ErrorKind::NotFound.into())
-        }
+        if folder.is_empty() || self.live.get(folder) == Some(&Node::Folder) { Ok(()) } else { Err(ErrorKind::NotFound.into()) }
     }
 }
 
