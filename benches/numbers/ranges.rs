@@ -118,7 +118,8 @@ impl Series {
             load::classes(&self.classes[1])
         );
         report.row(name, "/s", &self.steady, steady, &beside);
-        let beside = format!("fresh process; server {:.0} us a request; {}", self.first_touch_us.median(), load::classes(&self.classes[0]));
+        let beside =
+            format!("fresh process; server {:.0} us a request; {}", self.first_touch_us.median(), load::classes(&self.classes[0]));
         report.row(&format!("{name}: first touch of each leaf"), "/s", &self.first_touch, first, &beside);
     }
 
