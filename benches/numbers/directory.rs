@@ -12,7 +12,7 @@ use rand_chacha::ChaCha8Rng;
 use crate::beside_nginx::{Pair, Shape};
 use crate::load::{self, Until, Want};
 use crate::report::{Goal, Report, Samples, number, quantile};
-use crate::{Plan, content, process, uncached, wait_complete};
+use crate::{Plan, content, process, runtime, uncached, wait_complete};
 
 const FILE_BYTES: usize = 1024;
 const SEED: u64 = 81;
@@ -93,7 +93,7 @@ fn uncached_files(plan: &Plan, report: &mut Report, data: &Path, root: &str, sou
         gateway.stop();
         rounds.push(f64::from(outcome.rounds_max));
         server.push(outcome.server_us());
-        classes = outcome.classes_text();
+        classes = load::classes(&outcome.classes);
         let mut sorted = outcome.latencies_ms;
         p99.push(quantile(&mut sorted, 0.99));
         latencies.extend(sorted);
@@ -107,11 +107,11 @@ fn uncached_files(plan: &Plan, report: &mut Report, data: &Path, root: &str, sou
 
 /// Time until the first bytes of the listing, and until its end.
 fn listing(plan: &Plan, report: &mut Report, data: &Path, root: &str, files: usize) -> Result<(), String> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime can be made");
+    let runtime = runtime();
     let (mut first, mut whole, mut pieces, mut length) = (Samples::default(), Samples::default(), 0, 0);
     for _ in 0..plan.rounds {
         let gateway = uncached(data);
-        let read = runtime.block_on(tokio::time::timeout(LISTING_MAX, read_listing(&gateway, root)));
+        let read = runtime.block_on(async { tokio::time::timeout(LISTING_MAX, read_listing(&gateway, root)).await });
         let listing = read.map_err(|_| "it takes too long".to_owned())??;
         let rows = listing.text.windows(ROW.len()).filter(|bytes| *bytes == ROW).count();
         if rows != files {
@@ -138,8 +138,9 @@ struct Listing {
 }
 
 async fn read_listing(gateway: &Gateway, root: &str) -> Result<Listing, String> {
+    let client = reqwest::Client::builder().no_proxy().build().map_err(|error| error.to_string())?;
     let begin = Instant::now();
-    let reply = gateway.request(&format!("{root}/")).send().await.map_err(|error| error.to_string())?;
+    let reply = client.get(format!("{}{root}/", gateway.public)).send().await.map_err(|error| error.to_string())?;
     if reply.status() != 200 {
         return Err(format!("status {}", reply.status()));
     }

@@ -11,8 +11,8 @@ use compat_tests::Gateway;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::process;
 use crate::report::quantile;
+use crate::{process, runtime};
 
 /// A reply that takes longer has failed: it is a thousand times what is asked.
 const REPLY_MAX: Duration = Duration::from_secs(30);
@@ -71,10 +71,11 @@ impl Outcome {
             false => Err(format!("replies came from {:?}, wanted only {classes:?}", self.classes)),
         }
     }
+}
 
-    pub fn classes_text(&self) -> String {
-        self.classes.iter().map(|(class, count)| format!("{count} {class}")).collect::<Vec<_>>().join(", ")
-    }
+/// How many replies were of which class.
+pub fn classes(classes: &BTreeMap<String, usize>) -> String {
+    classes.iter().map(|(class, count)| format!("{count} {class}")).collect::<Vec<_>>().join(", ")
 }
 
 pub fn quantiles(latencies_ms: &[f64]) -> String {
@@ -86,7 +87,7 @@ pub fn quantiles(latencies_ms: &[f64]) -> String {
 /// Sends `want(0)`, `want(1)`, … over some connections, each waiting for its reply. The first wrong reply ends the run.
 pub fn run<'a>(gateway: &Gateway, connections: usize, until: Until, want: impl Fn(usize) -> Want<'a>) -> Result<Outcome, String> {
     let address: SocketAddr = gateway.public.trim_start_matches("http://").parse().expect("a listener has an address");
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime can be made");
+    let runtime = runtime();
     let next = AtomicUsize::new(0);
     let (server, client) = (process::cpu_seconds(&[gateway.pid()]), process::own_cpu_seconds());
     let begin = Instant::now();

@@ -1,5 +1,6 @@
 //! Uncached ranges of a large file: read from the hosts every time, with all checks on.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -18,6 +19,9 @@ const RANGE_BYTES: usize = 256 << 10;
 const LEAF_BYTES: usize = 1 << 20;
 const CONNECTIONS: usize = 4;
 const SEED: u64 = 61;
+/// Classes whose body bytes all came from hosts. A reply is cold when index bytes (the pack, hash trees of pieces not
+/// read before) came from there, too; how many were is printed.
+const FROM_HOSTS: &[&str] = &["hosts", "cold"];
 
 /// The file under test, added and complete.
 struct Bed {
@@ -47,7 +51,7 @@ struct Series {
     server_us: Samples,
     client_us: Samples,
     latencies_ms: Vec<f64>,
-    classes: String,
+    classes: [BTreeMap<String, usize>; 2],
     error: Option<String>,
 }
 
@@ -111,10 +115,11 @@ impl Series {
             self.server_us.median(),
             self.client_us.median(),
             load::quantiles(&self.latencies_ms),
-            self.classes
+            load::classes(&self.classes[1])
         );
         report.row(name, "/s", &self.steady, steady, &beside);
-        let beside = format!("fresh process; server {:.0} us a request", self.first_touch_us.median());
+        let beside =
+            format!("fresh process; server {:.0} us a request; {}", self.first_touch_us.median(), load::classes(&self.classes[0]));
         report.row(&format!("{name}: first touch of each leaf"), "/s", &self.first_touch, first, &beside);
     }
 
@@ -124,7 +129,11 @@ impl Series {
         self.steady.push(steady.rate());
         self.server_us.push(steady.server_us());
         self.client_us.push(steady.client_us());
-        self.classes = format!("first {}; then {}", first.classes_text(), steady.classes_text());
+        for (sum, outcome) in self.classes.iter_mut().zip([&first, &steady]) {
+            for (class, count) in &outcome.classes {
+                *sum.entry(class.clone()).or_default() += count;
+            }
+        }
         self.latencies_ms.extend(steady.latencies_ms);
     }
 }
@@ -178,21 +187,20 @@ impl Bed {
             .map(|leaf| leaf * LEAF_BYTES + random.random_range(0..LEAF_BYTES / RANGE_BYTES) * RANGE_BYTES)
             .collect();
         starts.shuffle(&mut random);
-        // Index bytes (the pin's pack, nodes, hash trees) come from hosts as well at first: then the class is cold.
-        self.ask(gateway, Until::Count(starts.len()), |number| starts[number])?.only(&["hosts", "cold"])
+        self.ask(gateway, Until::Count(starts.len()), |number| starts[number])?.only(FROM_HOSTS)
     }
 
     fn random_ranges(&self, gateway: &Gateway, round: u64) -> Result<Outcome, String> {
         let mut random = ChaCha8Rng::seed_from_u64(1000 + round);
         let starts: Vec<usize> =
             (0..1 << 16).map(|_| random.random_range(0..self.content.len() / RANGE_BYTES) * RANGE_BYTES).collect();
-        self.ask(gateway, Until::Elapsed(self.run), |number| starts[number % starts.len()])?.only(&["hosts"])
+        self.ask(gateway, Until::Elapsed(self.run), |number| starts[number % starts.len()])?.only(FROM_HOSTS)
     }
 
     fn each_range_once(&self, gateway: &Gateway, round: u64) -> Result<Outcome, String> {
         let mut starts: Vec<usize> = (0..self.content.len() / RANGE_BYTES).map(|number| number * RANGE_BYTES).collect();
         starts.shuffle(&mut ChaCha8Rng::seed_from_u64(2000 + round));
-        self.ask(gateway, Until::Count(starts.len()), |number| starts[number])?.only(&["hosts"])
+        self.ask(gateway, Until::Count(starts.len()), |number| starts[number])?.only(FROM_HOSTS)
     }
 
     fn page_cache_cold(&self, gateway: &Gateway, round: u64) -> Result<Outcome, String> {

@@ -165,7 +165,7 @@ fn page(title: &str, up: &str, body: &str) -> String {
 
 fn style() -> &'static str {
     "@import url(colours.css);body{max-width:44rem;margin:2rem auto;padding:0 1rem;font:1rem/1.5 Georgia,serif;\
-     background:#fff url(../images/map.svg) no-repeat right bottom fixed}img{border-radius:8px}"
+     background:#fff url(../images/map.svg) no-repeat right 1rem bottom 1rem/160px fixed}img{border-radius:8px}"
 }
 
 fn map_svg() -> String {

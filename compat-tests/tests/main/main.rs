@@ -3,6 +3,7 @@
 //! Each test has a gateway of its own in a folder of its own. Nothing waits by the clock alone: what takes time is asked
 //! for until it is so, with a limit. What is random comes from a printed seed.
 
+mod browser;
 mod catalog;
 mod classes;
 mod command_line;

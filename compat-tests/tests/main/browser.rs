@@ -139,7 +139,7 @@ fn every_check_of_the_site(scene: &mut Scene) {
     }
     let failed: Vec<_> = rows.iter().filter(|row| row["ok"] != true).collect();
     assert!(failed.is_empty(), "{failed:?}\n{}", scene.gateway.log());
-    assert_eq!(rows.len(), 11);
+    assert_eq!(rows.len(), 10);
     // The page asks for one thing that is not there; of all others none may fail.
     let failed: Vec<_> = scene.browser.received().into_iter().filter(|reply| reply.status >= 400).collect();
     assert!(failed.len() == 1 && failed[0].url.ends_with("/no/such/page.html"), "{failed:?}");
