@@ -249,7 +249,9 @@ impl Typed {
         };
         let metadata_bytes = self.store.metadata_bytes.map_or(METADATA_BYTES_DEFAULT, |size| size.0);
         if metadata_bytes < METADATA_BYTES_MIN {
-            return Err(invalid(format!("[store] metadata_bytes is {metadata_bytes}, it must be at least {METADATA_BYTES_MIN} (4 MiB)")));
+            return Err(invalid(format!(
+                "[store] metadata_bytes is {metadata_bytes}, it must be at least {METADATA_BYTES_MIN} (4 MiB)"
+            )));
         }
         let limits = self.limits.check(&redundancy)?;
         Ok(Checked {
@@ -276,7 +278,9 @@ impl TypedRedundancy {
             None | Some("default") => Redundancy { shared_hosts, ..Redundancy::default() },
             // Then skylinks of large files equal Skynet's (`design.md` 4).
             Some("skynet") => Redundancy { base_copies: 10, data_pieces: 10, parity_pieces: 20, shared_hosts },
-            Some(other) => return Err(invalid(format!("[redundancy] preset {other:?} is not known: write \"default\" or \"skynet\""))),
+            Some(other) => {
+                return Err(invalid(format!("[redundancy] preset {other:?} is not known: write \"default\" or \"skynet\"")));
+            }
         };
         if self.preset.is_some() && written {
             return Err(invalid("[redundancy] has a preset and numbers of its own: keep the one or the other".to_owned()));
@@ -287,9 +291,11 @@ impl TypedRedundancy {
             parity_pieces: self.parity_pieces.unwrap_or(preset.parity_pieces),
             shared_hosts,
         };
-        for (name, value, least) in
-            [("base_copies", redundancy.base_copies, 1), ("data_pieces", redundancy.data_pieces, 1), ("parity_pieces", redundancy.parity_pieces, 0)]
-        {
+        for (name, value, least) in [
+            ("base_copies", redundancy.base_copies, 1),
+            ("data_pieces", redundancy.data_pieces, 1),
+            ("parity_pieces", redundancy.parity_pieces, 0),
+        ] {
             if !(least..=64).contains(&value) {
                 return Err(invalid(format!("[redundancy] {name} is {value}, it must be {least} to 64")));
             }
@@ -449,7 +455,14 @@ mod tests {
 
     #[test]
     fn sizes_are_read_with_their_units() {
-        let rows = [("1", Some(1)), ("128 MiB", Some(128 << 20)), ("2GB", Some(2_000_000_000)), ("1.5 MiB", None), ("MiB", None), ("99999999 TiB", None)];
+        let rows = [
+            ("1", Some(1)),
+            ("128 MiB", Some(128 << 20)),
+            ("2GB", Some(2_000_000_000)),
+            ("1.5 MiB", None),
+            ("MiB", None),
+            ("99999999 TiB", None),
+        ];
         for (text, expect) in rows {
             assert_eq!(parse_size(text).map(|size| size.0), expect, "{text}");
         }

@@ -89,7 +89,10 @@ fn dag_pb(links: &[(&str, Node)], data: &[u8]) -> Node {
 
 /// CIDs that a dag-pb block links to, and nothing else of it: the tests walk with it.
 pub fn links_of(block: &[u8]) -> Vec<String> {
-    fields(block).filter(|(tag, _)| *tag == 0x12).filter_map(|(_, link)| fields(link).find(|(tag, _)| *tag == 0x0a).map(|(_, cid)| text(cid))).collect()
+    fields(block)
+        .filter(|(tag, _)| *tag == 0x12)
+        .filter_map(|(_, link)| fields(link).find(|(tag, _)| *tag == 0x0a).map(|(_, cid)| text(cid)))
+        .collect()
 }
 
 /// Length-delimited fields of a message; numbers are passed over.
@@ -171,7 +174,10 @@ mod tests {
         let names = folder(vec![("foo", file(b"content\n")), ("bar", symlink("foo"))]);
         assert_eq!(names.cid(), "bafybeib23kgjswzs27jo3beb5ds4yj2pmypjdf6mydsklgoqbvqrqehmhu");
         let below = folder(vec![("ę", folder(vec![("file-źł.txt", file(b"utf8\n"))]))]);
-        assert_eq!(folder(vec![("ą", below), ("a b%20c.txt", file(b"x"))]).cid(), "bafybeig5ffhgwmflyaq7ebz26bpu3am5ocb6iohjkglwma6yijbsjmuu7i");
+        assert_eq!(
+            folder(vec![("ą", below), ("a b%20c.txt", file(b"x"))]).cid(),
+            "bafybeig5ffhgwmflyaq7ebz26bpu3am5ocb6iohjkglwma6yijbsjmuu7i"
+        );
     }
 
     #[test]

@@ -96,7 +96,9 @@ pub async fn try_exchange(base: &str, bytes: &[u8], method: &str) -> io::Result<
             (Ok(()), Err(error)) => Err(error),
         }
     };
-    timeout(ANSWER_MAX, exchange).await.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {ANSWER_MAX:?}")))?
+    timeout(ANSWER_MAX, exchange)
+        .await
+        .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {ANSWER_MAX:?}")))?
 }
 
 /// A connection to `http://ADDRESS:PORT`.
@@ -178,7 +180,8 @@ fn parse_head(head: &[u8]) -> io::Result<Answer> {
     let mut lines = head.split("\r\n");
     let status = lines.next().and_then(|line| line.split(' ').nth(1)).and_then(|word| word.parse().ok());
     let status = status.ok_or_else(|| io::Error::other(format!("no status line: {head}")))?;
-    let headers = lines.filter_map(|line| line.split_once(':')).map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()));
+    let headers =
+        lines.filter_map(|line| line.split_once(':')).map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()));
     Ok(Answer { status, headers: headers.collect(), body: Vec::new(), whole: true })
 }
 

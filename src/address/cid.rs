@@ -39,9 +39,7 @@ pub fn parse_cid(text: &str) -> Result<Cid, AddressError> {
     let first = text.chars().next().ok_or(AddressError::CidEmpty)?;
     // 46 characters and `Qm` are what 0x12 0x20 and 32 bytes always become in base58; no multibase has the prefix `Q`.
     if text.len() == 46 && text.starts_with("Qm") {
-        let bytes = Base::Base58Btc
-            .decode(text)
-            .map_err(|_| AddressError::CidText("base58"))?;
+        let bytes = Base::Base58Btc.decode(text).map_err(|_| AddressError::CidText("base58"))?;
         return parse_cid_bytes(&bytes);
     }
     let base = Base::from_code(first).map_err(|_| AddressError::CidBase(first))?;
@@ -49,13 +47,9 @@ pub fn parse_cid(text: &str) -> Result<Cid, AddressError> {
         return Err(AddressError::CidBase(first));
     }
     let body = &text[first.len_utf8()..];
-    let bytes = base
-        .decode(body)
-        .map_err(|_| AddressError::CidText(base_name(base)))?;
+    let bytes = base.decode(body).map_err(|_| AddressError::CidText(base_name(base)))?;
     if bytes.first() == Some(&0x12) {
-        return Err(AddressError::CidBytes(
-            "a version 0 CID has no multibase prefix",
-        ));
+        return Err(AddressError::CidBytes("a version 0 CID has no multibase prefix"));
     }
     parse_cid_bytes(&bytes)
 }
@@ -72,13 +66,8 @@ pub fn parse_cid_bytes(bytes: &[u8]) -> Result<Cid, AddressError> {
 /// Reads a binary CID from the start of `bytes` (as in a CAR); answers with it and the number of bytes it took.
 pub fn read_cid(bytes: &[u8]) -> Result<(Cid, usize), AddressError> {
     if bytes.starts_with(&[0x12, 0x20]) {
-        let digest = bytes
-            .get(2..34)
-            .ok_or(AddressError::CidBytes("it ends inside the digest"))?;
-        return Ok((
-            cid_v0(digest.try_into().expect("the slice has 32 bytes")),
-            34,
-        ));
+        let digest = bytes.get(2..34).ok_or(AddressError::CidBytes("it ends inside the digest"))?;
+        return Ok((cid_v0(digest.try_into().expect("the slice has 32 bytes")), 34));
     }
     let mut at = 0;
     let version = next_varint(bytes, &mut at)?;
@@ -93,9 +82,7 @@ pub fn read_cid(bytes: &[u8]) -> Result<(Cid, usize), AddressError> {
     }
     // The cast cannot lose anything: the line above bounds it.
     let end = at + digest_bytes as usize;
-    let digest = bytes
-        .get(at..end)
-        .ok_or(AddressError::CidBytes("it ends inside the digest"))?;
+    let digest = bytes.get(at..end).ok_or(AddressError::CidBytes("it ends inside the digest"))?;
     Ok((Cid::new_v1(codec, wrap(code, digest)), end))
 }
 
@@ -106,8 +93,7 @@ pub fn cid_v1(codec: u64, sha2_256_digest: [u8; 32]) -> Cid {
 
 /// Version 0 CID (always dag-pb) over a SHA-256 digest.
 pub fn cid_v0(sha2_256_digest: [u8; 32]) -> Cid {
-    Cid::new_v0(wrap(hash::SHA2_256, &sha2_256_digest))
-        .expect("SHA-256 with 32 bytes is what version 0 takes")
+    Cid::new_v0(wrap(hash::SHA2_256, &sha2_256_digest)).expect("SHA-256 with 32 bytes is what version 0 takes")
 }
 
 /// The block itself when the CID carries it (identity hash); such blocks are never stored or asked for.
@@ -138,9 +124,7 @@ fn base_name(base: Base) -> &'static str {
         Base::Base16Lower | Base::Base16Upper => "base16",
         Base::Base36Lower | Base::Base36Upper => "base36",
         Base::Base64 | Base::Base64Pad | Base::Base64Url | Base::Base64UrlPad => "base64",
-        Base::Base32Lower | Base::Base32Upper | Base::Base32PadLower | Base::Base32PadUpper => {
-            "base32"
-        }
+        Base::Base32Lower | Base::Base32Upper | Base::Base32PadLower | Base::Base32PadUpper => "base32",
         _ => "multibase",
     }
 }
@@ -157,35 +141,16 @@ mod tests {
     #[test]
     fn good_text() {
         let hello = parse_cid(HELLO_V1).unwrap();
-        assert_eq!(
-            (hello.codec(), hello.hash().code()),
-            (codec::RAW, hash::SHA2_256)
-        );
-        assert_eq!(
-            hello,
-            cid_v1(codec::RAW, super::super::sha2_256(b"hello world"))
-        );
+        assert_eq!((hello.codec(), hello.hash().code()), (codec::RAW, hash::SHA2_256));
+        assert_eq!(hello, cid_v1(codec::RAW, super::super::sha2_256(b"hello world")));
         assert_eq!(hello.to_string(), HELLO_V1);
         let old = parse_cid(HELLO_V0).unwrap();
-        assert_eq!(
-            (old.version(), old.codec(), old.to_string().as_str()),
-            (cid::Version::V0, codec::DAG_PB, HELLO_V0)
-        );
-        for base in [
-            Base::Base16Lower,
-            Base::Base32Upper,
-            Base::Base36Lower,
-            Base::Base58Btc,
-            Base::Base64Url,
-            Base::Base2,
-        ] {
+        assert_eq!((old.version(), old.codec(), old.to_string().as_str()), (cid::Version::V0, codec::DAG_PB, HELLO_V0));
+        for base in [Base::Base16Lower, Base::Base32Upper, Base::Base36Lower, Base::Base58Btc, Base::Base64Url, Base::Base2] {
             let text = hello.to_string_of_base(base).unwrap();
             assert_eq!(parse_cid(&text).unwrap(), hello, "{text}");
         }
-        assert_eq!(
-            inline_bytes(&parse_cid("bafkqaaa").unwrap()),
-            Some(&b""[..])
-        );
+        assert_eq!(inline_bytes(&parse_cid("bafkqaaa").unwrap()), Some(&b""[..]));
         assert_eq!(inline_bytes(&hello), None);
     }
 
@@ -198,31 +163,19 @@ mod tests {
             ("QmInvalidCID", CidBase('Q')),
             ("\0abc", CidBase('\0')),
             ("bafkrei!", CidText("base32")),
-            (
-                "Qmf412jQZiuVUtdgnB36FXFX7xg5V6KEbSJ4dpQuhkLyf0",
-                CidText("base58"),
-            ),
+            ("Qmf412jQZiuVUtdgnB36FXFX7xg5V6KEbSJ4dpQuhkLyf0", CidText("base58")),
             (&long, CidTooLong { have: long.len() }),
             ("b", CidBytes("it ends inside a number")),
             ("f01", CidBytes("it ends inside a number")),
             ("f0155122000", CidBytes("it ends inside the digest")),
             ("f015500000000", CidBytes("bytes are left over after it")),
-            (
-                "f0155800000",
-                CidBytes("a number is not in its shortest form"),
-            ),
-            (
-                "f01ffffffffffffffffffff01",
-                CidBytes("a number has more than nine bytes"),
-            ),
+            ("f0155800000", CidBytes("a number is not in its shortest form")),
+            ("f01ffffffffffffffffffff01", CidBytes("a number has more than nine bytes")),
             ("f02550000", CidVersion(2)),
             ("f00550000", CidVersion(0)),
             ("f0155008101", DigestTooLong { have: 129 }),
             ("f015500ffffffff0f", DigestTooLong { have: 0xffff_ffff }),
-            (
-                "zQmf412jQZiuVUtdgnB36FXFX7xg5V6KEbSJ4dpQuhkLyfD",
-                CidBytes("a version 0 CID has no multibase prefix"),
-            ),
+            ("zQmf412jQZiuVUtdgnB36FXFX7xg5V6KEbSJ4dpQuhkLyfD", CidBytes("a version 0 CID has no multibase prefix")),
         ];
         for (text, expect) in rows {
             assert_eq!(parse_cid(text), Err(expect), "{text:?}");

@@ -55,43 +55,28 @@ impl Address {
 
     fn ipfs(rest: &str) -> Result<Address, AddressError> {
         let (root, path) = split_first(rest);
-        Ok(Address::Ipfs {
-            root: parse_cid(root)?,
-            path: SitePath::parse(path)?,
-        })
+        Ok(Address::Ipfs { root: parse_cid(root)?, path: SitePath::parse(path)? })
     }
 
     fn ipns(rest: &str) -> Result<Address, AddressError> {
         let (name, path) = split_first(rest);
         check_name(name)?;
-        Ok(Address::Ipns {
-            name: name.to_owned(),
-            path: SitePath::parse(path)?,
-        })
+        Ok(Address::Ipns { name: name.to_owned(), path: SitePath::parse(path)? })
     }
 
     fn skylink(rest: &str) -> Result<Address, AddressError> {
         let (link, path_text) = split_first(rest);
-        Ok(Address::Skylink {
-            link: Skylink::parse(link)?,
-            path_text: path_text.to_owned(),
-        })
+        Ok(Address::Skylink { link: Skylink::parse(link)?, path_text: path_text.to_owned() })
     }
 
     /// No real CID is a skylink, too: `Qm`, `bafy` and `bafk` all decode to a bitfield of no version.
     fn bare(text: &str) -> Result<Address, AddressError> {
         let (first, path) = split_first(without_query(text));
         if let Ok(root) = parse_cid(first) {
-            return Ok(Address::Ipfs {
-                root,
-                path: SitePath::parse(path)?,
-            });
+            return Ok(Address::Ipfs { root, path: SitePath::parse(path)? });
         }
         if let Ok(link) = Skylink::parse(first) {
-            return Ok(Address::Skylink {
-                link,
-                path_text: path.to_owned(),
-            });
+            return Ok(Address::Skylink { link, path_text: path.to_owned() });
         }
         let shown = text.chars().take(100).collect();
         Err(AddressError::NoAddress(shown))
@@ -120,13 +105,8 @@ fn check_name(name: &str) -> Result<(), AddressError> {
     if name.len() > NAME_BYTES_MAX {
         return Err(AddressError::Name("longer than 253 bytes"));
     }
-    if !name
-        .bytes()
-        .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
-    {
-        return Err(AddressError::Name(
-            "neither a key nor a DNS name in its ASCII form",
-        ));
+    if !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.')) {
+        return Err(AddressError::Name("neither a key nor a DNS name in its ASCII form"));
     }
     Ok(())
 }
@@ -144,18 +124,9 @@ mod tests {
 
     #[test]
     fn good_forms() {
-        let ipfs = |cid: &str, path: &str| Address::Ipfs {
-            root: parse_cid(cid).unwrap(),
-            path: SitePath::parse(path).unwrap(),
-        };
-        let ipns = |name: &str, path: &str| Address::Ipns {
-            name: name.into(),
-            path: SitePath::parse(path).unwrap(),
-        };
-        let sky = |path: &str| Address::Skylink {
-            link: Skylink::parse(LINK).unwrap(),
-            path_text: path.into(),
-        };
+        let ipfs = |cid: &str, path: &str| Address::Ipfs { root: parse_cid(cid).unwrap(), path: SitePath::parse(path).unwrap() };
+        let ipns = |name: &str, path: &str| Address::Ipns { name: name.into(), path: SitePath::parse(path).unwrap() };
+        let sky = |path: &str| Address::Skylink { link: Skylink::parse(LINK).unwrap(), path_text: path.into() };
         let rows = [
             (format!("/ipfs/{CID}"), ipfs(CID, "")),
             (format!("/ipfs/{CID}/a%20b/"), ipfs(CID, "/a%20b/")),
@@ -163,10 +134,7 @@ mod tests {
             (format!("IPFS://{CID}"), ipfs(CID, "")),
             (CID.to_string(), ipfs(CID, "")),
             (format!("{OLD}/a"), ipfs(OLD, "/a")),
-            (
-                "/ipns/docs.example.org/a".into(),
-                ipns("docs.example.org", "/a"),
-            ),
+            ("/ipns/docs.example.org/a".into(), ipns("docs.example.org", "/a")),
             ("ipns://k51qzi5uqu5d/".into(), ipns("k51qzi5uqu5d", "/")),
             (LINK.to_string(), sky("")),
             (format!("{LINK_32}/a%20b/"), sky("/a%20b/")),
@@ -187,14 +155,8 @@ mod tests {
             ("/ipfs/QmInvalidCID".into(), CidBase('Q')),
             (format!("/ipfs/{CID}/%zz"), PathPercent),
             ("/ipns/".into(), Name("empty")),
-            (
-                "/ipns/a b".into(),
-                Name("neither a key nor a DNS name in its ASCII form"),
-            ),
-            (
-                format!("/ipns/{}", "a".repeat(254)),
-                Name("longer than 253 bytes"),
-            ),
+            ("/ipns/a b".into(), Name("neither a key nor a DNS name in its ASCII form")),
+            (format!("/ipns/{}", "a".repeat(254)), Name("longer than 253 bytes")),
             ("sia://abc".into(), SkylinkLength(3)),
             (format!("http://{CID}"), NoAddress(format!("http://{CID}"))),
         ];

@@ -16,14 +16,9 @@ mod skylink;
 pub(crate) mod test_shared;
 pub mod varint;
 
-pub use self::cid::{
-    CID_TEXT_BYTES_MAX, Cid, cid_v0, cid_v1, codec, inline_bytes, parse_cid, parse_cid_bytes,
-    read_cid,
-};
+pub use self::cid::{CID_TEXT_BYTES_MAX, Cid, cid_v0, cid_v1, codec, inline_bytes, parse_cid, parse_cid_bytes, read_cid};
 pub use content_path::{Address, NAME_BYTES_MAX};
-pub use hashes::{
-    DIGEST_BYTES_MAX, HashError, Multihash, check_bytes, check_parts, hash, sha2_256,
-};
+pub use hashes::{DIGEST_BYTES_MAX, HashError, Multihash, check_bytes, check_parts, hash, sha2_256};
 pub use site_path::{PATH_BYTES_MAX, PATH_SEGMENTS_MAX, SitePath, TrailingSlash};
 pub use skylink::{SKYLINK_BYTES, Skylink, SkylinkKind};
 

@@ -50,33 +50,24 @@ pub struct SitePath {
 impl SitePath {
     /// The root itself, asked for with or without a slash.
     pub fn root(trailing_slash: TrailingSlash) -> SitePath {
-        SitePath {
-            segments: Vec::new(),
-            trailing_slash,
-        }
+        SitePath { segments: Vec::new(), trailing_slash }
     }
 
     /// Parses what stands behind the root in a URL path: percent-encoded, with or without a slash in front, without query.
     /// It is decoded first and split then (`a%2Fb` is `a/b`, as other gateways have it); repeated slashes count as one.
     pub fn parse(encoded: &str) -> Result<SitePath, AddressError> {
         if encoded.len() > PATH_BYTES_MAX {
-            return Err(AddressError::PathTooLong {
-                have: encoded.len(),
-            });
+            return Err(AddressError::PathTooLong { have: encoded.len() });
         }
         check_percent_signs(encoded.as_bytes())?;
-        let decoded = percent_decode_str(encoded)
-            .decode_utf8()
-            .map_err(|_| AddressError::PathUtf8)?;
+        let decoded = percent_decode_str(encoded).decode_utf8().map_err(|_| AddressError::PathUtf8)?;
         SitePath::from_decoded(&decoded)
     }
 
     /// Takes a path whose names are as in the tree (a percent sign is a percent sign).
     pub fn from_decoded(decoded: &str) -> Result<SitePath, AddressError> {
         if decoded.len() > PATH_BYTES_MAX {
-            return Err(AddressError::PathTooLong {
-                have: decoded.len(),
-            });
+            return Err(AddressError::PathTooLong { have: decoded.len() });
         }
         if decoded.contains('\0') {
             return Err(AddressError::PathNul);
@@ -86,15 +77,8 @@ impl SitePath {
         if names().count() > PATH_SEGMENTS_MAX {
             return Err(AddressError::PathTooDeep);
         }
-        let trailing_slash = if decoded.ends_with('/') {
-            TrailingSlash::Yes
-        } else {
-            TrailingSlash::No
-        };
-        Ok(SitePath {
-            segments: names().map(str::to_owned).collect(),
-            trailing_slash,
-        })
+        let trailing_slash = if decoded.ends_with('/') { TrailingSlash::Yes } else { TrailingSlash::No };
+        Ok(SitePath { segments: names().map(str::to_owned).collect(), trailing_slash })
     }
 
     /// The names, root first.
@@ -115,10 +99,7 @@ impl SitePath {
     /// The path that is left when `count` names are passed. The slash stays.
     pub fn without_first(&self, count: usize) -> SitePath {
         let segments = self.segments.get(count..).unwrap_or_default().to_vec();
-        SitePath {
-            segments,
-            trailing_slash: self.trailing_slash,
-        }
+        SitePath { segments, trailing_slash: self.trailing_slash }
     }
 
     /// The path for a URL: `/a/b%20c/`; the root is `/` or nothing.
@@ -146,11 +127,7 @@ impl SitePath {
 
 /// The decoder passes bad escapes through as text, which would give one path two spellings.
 fn check_percent_signs(encoded: &[u8]) -> Result<(), AddressError> {
-    for (at, _) in encoded
-        .iter()
-        .enumerate()
-        .filter(|(_, byte)| **byte == b'%')
-    {
+    for (at, _) in encoded.iter().enumerate().filter(|(_, byte)| **byte == b'%') {
         match encoded.get(at + 1..at + 3) {
             Some(digits) if digits.iter().all(u8::is_ascii_hexdigit) => {}
             _ => return Err(AddressError::PathPercent),
@@ -180,26 +157,17 @@ mod tests {
             ("/a%20b%2520c.txt", &["a b%20c.txt"], No, "/a%20b%2520c.txt"),
             ("/%C4%85/ę", &["ą", "ę"], No, "/%C4%85/%C4%99"),
             ("/..", &[".."], No, "/.."),
-            (
-                "/a/../%2e%2E/./b",
-                &["a", "..", "..", ".", "b"],
-                No,
-                "/a/../.././b",
-            ),
+            ("/a/../%2e%2E/./b", &["a", "..", "..", ".", "b"], No, "/a/../.././b"),
             ("/a\\..\\b", &["a\\..\\b"], No, "/a%5C..%5Cb"),
             ("/C:/x?y#z", &["C:", "x?y#z"], No, "/C:/x%3Fy%23z"),
             ("/%0A%0d", &["\n\r"], No, "/%0A%0D"),
             ("/a+b", &["a+b"], No, "/a+b"),
         ];
         for (encoded, segments, slash, again) in rows {
-            let path =
-                SitePath::parse(encoded).unwrap_or_else(|error| panic!("{encoded:?}: {error}"));
+            let path = SitePath::parse(encoded).unwrap_or_else(|error| panic!("{encoded:?}: {error}"));
             assert_eq!(
                 (path.segments(), path.trailing_slash()),
-                (
-                    &segments.iter().map(|s| s.to_string()).collect::<Vec<_>>()[..],
-                    slash
-                ),
+                (&segments.iter().map(|s| s.to_string()).collect::<Vec<_>>()[..], slash),
                 "{encoded:?}"
             );
             assert_eq!(path.encoded(), again, "{encoded:?}");

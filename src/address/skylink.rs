@@ -55,17 +55,11 @@ impl Skylink {
         let text = text.split('?').next().unwrap_or(text);
         let text = text.split('/').next().unwrap_or(text);
         let bytes = match text.len() {
-            BASE64_CHARS => BASE64
-                .decode(text.as_bytes())
-                .map_err(|_| AddressError::SkylinkText("base64url"))?,
-            BASE32_CHARS => BASE32
-                .decode(text.as_bytes())
-                .map_err(|_| AddressError::SkylinkText("base32"))?,
+            BASE64_CHARS => BASE64.decode(text.as_bytes()).map_err(|_| AddressError::SkylinkText("base64url"))?,
+            BASE32_CHARS => BASE32.decode(text.as_bytes()).map_err(|_| AddressError::SkylinkText("base32"))?,
             other => return Err(AddressError::SkylinkLength(other)),
         };
-        let bytes: [u8; SKYLINK_BYTES] = bytes
-            .try_into()
-            .expect("46 base64 or 55 base32 characters are 34 bytes");
+        let bytes: [u8; SKYLINK_BYTES] = bytes.try_into().expect("46 base64 or 55 base32 characters are 34 bytes");
         Skylink::from_bytes(&bytes)
     }
 
@@ -81,65 +75,38 @@ impl Skylink {
     }
 
     /// Makes a version 1 skylink. A length that no bitfield can say is rounded up; 0 counts as one unit of 4 KiB.
-    pub fn v1(
-        offset_bytes: u32,
-        length_bytes: u32,
-        root: [u8; 32],
-    ) -> Result<Skylink, AddressError> {
+    pub fn v1(offset_bytes: u32, length_bytes: u32, root: [u8; 32]) -> Result<Skylink, AddressError> {
         if length_bytes > SECTOR_BYTES {
             return Err(AddressError::SkylinkStretch);
         }
         let length_bytes = length_bytes.max(1);
-        let mode = length_bytes
-            .div_ceil(MODE_0_BYTES)
-            .next_power_of_two()
-            .trailing_zeros();
+        let mode = length_bytes.div_ceil(MODE_0_BYTES).next_power_of_two().trailing_zeros();
         let offset_align_bytes = ALIGN_BYTES << mode;
         if !offset_bytes.is_multiple_of(offset_align_bytes) {
-            return Err(AddressError::SkylinkAlign {
-                offset_bytes,
-                align_bytes: offset_align_bytes,
-            });
+            return Err(AddressError::SkylinkAlign { offset_bytes, align_bytes: offset_align_bytes });
         }
         let size_units = length_bytes.div_ceil(size_align_bytes(mode));
         // Above mode 0 the eight smaller sizes belong to the mode below, so counting starts at nine.
-        let size_index = if mode == 0 {
-            size_units - 1
-        } else {
-            size_units - 9
-        };
+        let size_index = if mode == 0 { size_units - 1 } else { size_units - 9 };
         let offset_index = offset_bytes / offset_align_bytes;
         let bits = (((offset_index << 3) | size_index) << (mode + 1)) | ((1 << mode) - 1);
         let bitfield = u16::try_from(bits << 2).map_err(|_| AddressError::SkylinkStretch)?;
         stretch(bitfield)?;
-        Ok(Skylink {
-            bitfield,
-            hash: root,
-        })
+        Ok(Skylink { bitfield, hash: root })
     }
 
     /// The version 2 skylink of a registry entry.
     pub fn v2(entry_id: [u8; 32]) -> Skylink {
-        Skylink {
-            bitfield: V2_BITFIELD,
-            hash: entry_id,
-        }
+        Skylink { bitfield: V2_BITFIELD, hash: entry_id }
     }
 
     /// What it says.
     pub fn kind(&self) -> SkylinkKind {
         if self.bitfield == V2_BITFIELD {
-            return SkylinkKind::V2 {
-                entry_id: self.hash,
-            };
+            return SkylinkKind::V2 { entry_id: self.hash };
         }
-        let (offset_bytes, fetch_bytes) =
-            stretch(self.bitfield).expect("checked when the value was made");
-        SkylinkKind::V1 {
-            offset_bytes,
-            fetch_bytes,
-            root: self.hash,
-        }
+        let (offset_bytes, fetch_bytes) = stretch(self.bitfield).expect("checked when the value was made");
+        SkylinkKind::V1 { offset_bytes, fetch_bytes, root: self.hash }
     }
 
     /// The 34 raw bytes.
@@ -162,27 +129,20 @@ impl Skylink {
 
     /// The 55 characters of base32, lower-case, as host names have it.
     pub fn base32(&self) -> String {
-        data_encoding::BASE32HEX_NOPAD
-            .encode(&self.to_bytes())
-            .to_ascii_lowercase()
+        data_encoding::BASE32HEX_NOPAD.encode(&self.to_bytes()).to_ascii_lowercase()
     }
 
     /// What Skynet's blocklists hold: BLAKE2b-256 of the root alone, so that every skylink to it is hit.
     pub fn blocklist_hash(&self) -> [u8; 32] {
         let digest = blake2b_simd::Params::new().hash_length(32).hash(&self.hash);
-        digest
-            .as_bytes()
-            .try_into()
-            .expect("32 bytes were asked for")
+        digest.as_bytes().try_into().expect("32 bytes were asked for")
     }
 }
 
 /// Base64url, the form that people see.
 impl fmt::Display for Skylink {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        data_encoding::BASE64URL_NOPAD
-            .encode_display(&self.to_bytes())
-            .fmt(out)
+        data_encoding::BASE64URL_NOPAD.encode_display(&self.to_bytes()).fmt(out)
     }
 }
 
@@ -221,28 +181,14 @@ fn stretch(bitfield: u16) -> Result<(u32, u32), AddressError> {
 }
 
 fn size_align_bytes(mode: u32) -> u32 {
-    if mode == 0 {
-        ALIGN_BYTES
-    } else {
-        ALIGN_BYTES << (mode - 1)
-    }
+    if mode == 0 { ALIGN_BYTES } else { ALIGN_BYTES << (mode - 1) }
 }
 
 // The original decoder ignores the unused bits of the last character, so links in the wild may have them set.
-static BASE64: LazyLock<Encoding> = LazyLock::new(|| {
-    lenient(
-        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_",
-        "",
-        "",
-    )
-});
-static BASE32: LazyLock<Encoding> = LazyLock::new(|| {
-    lenient(
-        "0123456789ABCDEFGHIJKLMNOPQRSTUV",
-        "abcdefghijklmnopqrstuv",
-        "ABCDEFGHIJKLMNOPQRSTUV",
-    )
-});
+static BASE64: LazyLock<Encoding> =
+    LazyLock::new(|| lenient("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_", "", ""));
+static BASE32: LazyLock<Encoding> =
+    LazyLock::new(|| lenient("0123456789ABCDEFGHIJKLMNOPQRSTUV", "abcdefghijklmnopqrstuv", "ABCDEFGHIJKLMNOPQRSTUV"));
 
 fn lenient(symbols: &str, translate_from: &str, translate_to: &str) -> Encoding {
     let mut specification = Specification::new();
@@ -250,9 +196,7 @@ fn lenient(symbols: &str, translate_from: &str, translate_to: &str) -> Encoding 
     specification.translate.from.push_str(translate_from);
     specification.translate.to.push_str(translate_to);
     specification.check_trailing_bits = false;
-    specification
-        .encoding()
-        .expect("the alphabets are constants that the tests cover")
+    specification.encoding().expect("the alphabets are constants that the tests cover")
 }
 
 #[cfg(test)]
@@ -276,16 +220,8 @@ mod tests {
         assert_eq!(link.base32(), text(row, "base32").to_ascii_lowercase());
         assert_eq!(hex::encode(link.to_bytes()), text(row, "raw_hex"));
         assert_eq!(u32::from(link.bitfield()), number(row, "bitfield"));
-        if let SkylinkKind::V1 {
-            offset_bytes,
-            fetch_bytes,
-            root,
-        } = link.kind()
-        {
-            assert_eq!(
-                (offset_bytes, fetch_bytes),
-                (number(row, "offset"), number(row, "fetchsize"))
-            );
+        if let SkylinkKind::V1 { offset_bytes, fetch_bytes, root } = link.kind() {
+            assert_eq!((offset_bytes, fetch_bytes), (number(row, "offset"), number(row, "fetchsize")));
             assert_eq!(&root, link.hash());
         }
     }
@@ -324,10 +260,7 @@ mod tests {
             match link.kind() {
                 SkylinkKind::V1 { .. } => {
                     assert_eq!(row["version"], 1);
-                    assert_eq!(
-                        hex::encode(link.blocklist_hash()),
-                        text(row, "blocklist_hash")
-                    );
+                    assert_eq!(hex::encode(link.blocklist_hash()), text(row, "blocklist_hash"));
                 }
                 SkylinkKind::V2 { .. } => assert_eq!(row["version"], 2),
             }
@@ -341,14 +274,7 @@ mod tests {
             let mut bytes = [7; SKYLINK_BYTES];
             bytes[..2].copy_from_slice(&bitfield.to_le_bytes());
             match Skylink::from_bytes(&bytes).map(|link| (link, link.kind())) {
-                Ok((
-                    link,
-                    SkylinkKind::V1 {
-                        offset_bytes,
-                        fetch_bytes,
-                        root,
-                    },
-                )) => {
+                Ok((link, SkylinkKind::V1 { offset_bytes, fetch_bytes, root })) => {
                     v1 += 1;
                     assert_eq!(Skylink::v1(offset_bytes, fetch_bytes, root), Ok(link));
                 }
@@ -362,11 +288,7 @@ mod tests {
         };
         for row in file["bitfield_samples"].as_array().unwrap() {
             let bitfield = u16::try_from(number(row, "bitfield")).unwrap();
-            assert_eq!(
-                stretch(bitfield),
-                Ok((number(row, "offset"), number(row, "fetchsize"))),
-                "{row}"
-            );
+            assert_eq!(stretch(bitfield), Ok((number(row, "offset"), number(row, "fetchsize"))), "{row}");
         }
     }
 
@@ -400,22 +322,10 @@ mod tests {
         use AddressError::*;
         let rows = [
             ("", SkylinkLength(0)),
-            (
-                "sia://XABvi7JtJbQSMAcDwnUnmp2FKDPjg8_tTTFP4BwMSxVdEg",
-                SkylinkLength(4),
-            ),
-            (
-                "XABvi7JtJbQSMAcDwnUnmp2FKDPjg8+tTTFP4BwMSxVdEg",
-                SkylinkText("base64url"),
-            ),
-            (
-                "zz06v2tidkir84hg0s1s4t97jaeoaa1jse1svrad657u070c9calq4g",
-                SkylinkText("base32"),
-            ),
-            (
-                "_____________________________________________w",
-                SkylinkVersion,
-            ),
+            ("sia://XABvi7JtJbQSMAcDwnUnmp2FKDPjg8_tTTFP4BwMSxVdEg", SkylinkLength(4)),
+            ("XABvi7JtJbQSMAcDwnUnmp2FKDPjg8+tTTFP4BwMSxVdEg", SkylinkText("base64url")),
+            ("zz06v2tidkir84hg0s1s4t97jaeoaa1jse1svrad657u070c9calq4g", SkylinkText("base32")),
+            ("_____________________________________________w", SkylinkVersion),
             // 15 umlauts are 30 bytes: not a length, and never a cut inside a character.
             ("ääääääääääääääääääääääa", SkylinkLength(45)),
             ("äääääääääääääääääääääää", SkylinkText("base64url")),
@@ -423,19 +333,10 @@ mod tests {
         for (text, expect) in rows {
             assert_eq!(Skylink::parse(text), Err(expect), "{text:?}");
         }
-        assert_eq!(
-            Skylink::v1(0, SECTOR_BYTES + 1, [0; 32]),
-            Err(SkylinkStretch)
-        );
+        assert_eq!(Skylink::v1(0, SECTOR_BYTES + 1, [0; 32]), Err(SkylinkStretch));
         assert_eq!(Skylink::v1(SECTOR_BYTES, 1, [0; 32]), Err(SkylinkStretch));
         assert_eq!(Skylink::v1(0x8000_0000, 1, [0; 32]), Err(SkylinkStretch));
-        assert_eq!(
-            Skylink::v1(100, 1, [0; 32]),
-            Err(SkylinkAlign {
-                offset_bytes: 100,
-                align_bytes: 4096
-            })
-        );
+        assert_eq!(Skylink::v1(100, 1, [0; 32]), Err(SkylinkAlign { offset_bytes: 100, align_bytes: 4096 }));
     }
 
     proptest! {

@@ -29,11 +29,7 @@ pub fn read(bytes: &[u8]) -> Result<(u64, usize), VarintError> {
             return Ok((value, index + 1));
         }
     }
-    if bytes.len() < VARINT_BYTES_MAX {
-        Err(VarintError::Short)
-    } else {
-        Err(VarintError::Long)
-    }
+    if bytes.len() < VARINT_BYTES_MAX { Err(VarintError::Short) } else { Err(VarintError::Long) }
 }
 
 /// Appends `value`; the ten-byte form of values from 2^63 is never written by anyone here, for lengths and codes are smaller.
@@ -58,10 +54,7 @@ mod tests {
             (&[0], Ok((0, 1))),
             (&[0x7f, 0xff], Ok((127, 1))),
             (&[0x80, 0x01], Ok((128, 2))),
-            (
-                &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f],
-                Ok((u64::MAX >> 1, 9)),
-            ),
+            (&[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f], Ok((u64::MAX >> 1, 9))),
             (&[], Err(VarintError::Short)),
             (&[0x80], Err(VarintError::Short)),
             (&[0x80, 0x00], Err(VarintError::NotShortest)),
@@ -75,16 +68,7 @@ mod tests {
 
     #[test]
     fn round_trip() {
-        for value in [
-            0,
-            1,
-            127,
-            128,
-            300,
-            0x30534b,
-            u64::from(u32::MAX),
-            u64::MAX >> 1,
-        ] {
+        for value in [0, 1, 127, 128, 300, 0x30534b, u64::from(u32::MAX), u64::MAX >> 1] {
             let mut bytes = Vec::new();
             write(value, &mut bytes);
             assert_eq!(read(&bytes), Ok((value, bytes.len())));

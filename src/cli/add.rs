@@ -108,7 +108,10 @@ impl Source {
         };
         // As it was named, else (`.`, `..`) as it is called on disk.
         let file_name = args.path.file_name().or(place.file_name()).unwrap_or("root".as_ref());
-        let file_name = file_name.to_str().ok_or_else(|| CliError::failed(format!("{shown} has a name that is not UTF-8: rename it")))?.to_owned();
+        let file_name = file_name
+            .to_str()
+            .ok_or_else(|| CliError::failed(format!("{shown} has a name that is not UTF-8: rename it")))?
+            .to_owned();
         let name = args.name.unwrap_or_else(|| file_name.clone());
         let hidden = if args.hidden { Hidden::Kept } else { Hidden::Skipped };
         Ok(Source { place, root, file_name, name, profile: args.profile, hidden })
@@ -127,7 +130,8 @@ async fn send(api: &Api, source: &Source, key: &str, bar: ProgressBar) -> Result
         tokio::task::spawn_blocking(move || read_all(&source, Outlet::new(parts, bar)))
     };
     let body = Body::wrap_stream(stream::unfold(waiting, async |mut waiting| waiting.recv().await.map(|part| (part, waiting))));
-    let request = api.request(Method::POST, "/api/v1/add").header("Content-Type", ADD_TYPE).header("Idempotency-Key", key).body(body);
+    let request =
+        api.request(Method::POST, "/api/v1/add").header("Content-Type", ADD_TYPE).header("Idempotency-Key", key).body(body);
     match request.send().await {
         Ok(response) => {
             let answer = api.read_json(api.accept(response).await?).await?;
@@ -195,7 +199,10 @@ fn write_entry(found: Found, out: &mut Outlet) -> Result<(), ReadFault> {
         FoundKind::Symlink => {
             let target = std::fs::read_link(&place).map_err(|error| ReadFault::Local(unreadable(&place, &error)))?;
             let Some(target) = target.to_str() else {
-                return Err(ReadFault::Local(format!("the symlink {} points to a name that is not UTF-8: change or remove it", place.display())));
+                return Err(ReadFault::Local(format!(
+                    "the symlink {} points to a name that is not UTF-8: change or remove it",
+                    place.display()
+                )));
             };
             out.frame(&Entry { path, kind: EntryKind::Symlink { target: target.to_owned() } }, &place)
         }
@@ -271,8 +278,12 @@ impl Outlet {
         if self.buffer.len() + FRAME_JSON_BYTES_MAX > BLOCK_BYTES {
             self.flush()?;
         }
-        encode_frame(frame, &mut self.buffer)
-            .map_err(|length| ReadFault::Local(format!("the path or name of {} takes {length} bytes, more than the {FRAME_JSON_BYTES_MAX} that fit", place.display())))
+        encode_frame(frame, &mut self.buffer).map_err(|length| {
+            ReadFault::Local(format!(
+                "the path or name of {} takes {length} bytes, more than the {FRAME_JSON_BYTES_MAX} that fit",
+                place.display()
+            ))
+        })
     }
 
     /// One read, of as much as there is room for. 0 is the end of the file.
@@ -307,7 +318,8 @@ fn progress_bar(source: &Source, json: bool) -> ProgressBar {
         return ProgressBar::hidden();
     }
     let style = ProgressStyle::with_template("{bar:30} {bytes} of {total_bytes}  {binary_bytes_per_sec}  {eta} left");
-    let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr()).with_style(style.expect("the template is right"));
+    let bar =
+        ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr()).with_style(style.expect("the template is right"));
     let (counting, source) = (bar.clone(), source.clone());
     std::thread::spawn(move || count_bytes(&source, &counting));
     bar
@@ -373,11 +385,21 @@ mod tests {
     use super::*;
 
     fn source(place: &Path, root: RootKind) -> Source {
-        Source { place: place.to_owned(), root, file_name: "f".into(), name: "n".into(), profile: "cid-v1".into(), hidden: Hidden::Skipped }
+        Source {
+            place: place.to_owned(),
+            root,
+            file_name: "f".into(),
+            name: "n".into(),
+            profile: "cid-v1".into(),
+            hidden: Hidden::Skipped,
+        }
     }
 
+    /// Path, and bytes of a file or target of a symlink.
+    type Contents = Vec<(String, Vec<u8>)>;
+
     /// The stream of a source, read by the thread that `get` has: paths, and the bytes of the files.
-    fn stream(source: &Source) -> (Result<Skipped, ReadFault>, Result<Vec<(String, Vec<u8>)>, String>) {
+    fn stream(source: &Source) -> (Result<Skipped, ReadFault>, Result<Contents, String>) {
         let (parts, waiting) = mpsc::channel(BLOCKS_WAITING_MAX);
         let (words, texts) = mpsc::channel(BLOCKS_WAITING_MAX);
         std::thread::scope(|scope| {
@@ -393,7 +415,7 @@ mod tests {
         })
     }
 
-    fn collect(mut reader: FrameReader) -> Result<Vec<(String, Vec<u8>)>, String> {
+    fn collect(mut reader: FrameReader) -> Result<Contents, String> {
         let head: Head = reader.frame()?;
         assert_eq!((head.v, head.name.as_str(), head.profile.as_str()), (1, "n", "cid-v1"));
         let mut entries = Vec::new();

@@ -41,7 +41,8 @@ impl Api {
         };
         let key = read_key(&key_file)?;
         // The key goes to the address that was named, and nowhere else.
-        let client = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).connect_timeout(CONNECT_TIMEOUT);
+        let client =
+            reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).connect_timeout(CONNECT_TIMEOUT);
         let client = client.build().map_err(|error| CliError::failed(format!("no HTTP client: {}", chain(&error))))?;
         Ok(Api { url, key, client })
     }
@@ -65,7 +66,8 @@ impl Api {
 
     pub async fn read_json(&self, response: Response) -> Result<Value, CliError> {
         let body = self.read_body(response).await?;
-        serde_json::from_slice(&body).map_err(|error| CliError::failed(format!("{} does not answer as a skygate does ({error})", self.url)))
+        serde_json::from_slice(&body)
+            .map_err(|error| CliError::failed(format!("{} does not answer as a skygate does ({error})", self.url)))
     }
 
     /// Asks whether the key is taken, for a request that broke off before its answer could be read.
@@ -75,7 +77,11 @@ impl Api {
         }
         match self.send(self.request(Method::GET, "/api/v1/status")).await {
             Err(refused @ (CliError::KeyRefused(_) | CliError::Unreachable(_))) => refused,
-            _ => CliError::failed(format!("the connection to {} broke ({}): its log has the reason, try again", self.url, chain(error))),
+            _ => CliError::failed(format!(
+                "the connection to {} broke ({}): its log has the reason, try again",
+                self.url,
+                chain(error)
+            )),
         }
     }
 
@@ -92,7 +98,8 @@ impl Api {
         let said = if text.is_empty() { status.to_string() } else { text };
         Err(match status {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-                let advice = "is it the key of this gateway? Name its data directory with --data DIR, or the key with --key-file FILE";
+                let advice =
+                    "is it the key of this gateway? Name its data directory with --data DIR, or the key with --key-file FILE";
                 CliError::KeyRefused(format!("{} refused the API key ({said}): {advice}", self.url))
             }
             _ => CliError::Failed(said),
@@ -103,7 +110,8 @@ impl Api {
         let mut body = Vec::new();
         let mut parts = response.bytes_stream();
         while let Some(part) = parts.next().await {
-            let part = part.map_err(|error| CliError::failed(format!("the answer of {} broke off: {}", self.url, chain(&error))))?;
+            let part =
+                part.map_err(|error| CliError::failed(format!("the answer of {} broke off: {}", self.url, chain(&error))))?;
             if body.len() + part.len() > ANSWER_BYTES_MAX {
                 return Err(CliError::failed(format!("{} answers more than {ANSWER_BYTES_MAX} bytes", self.url)));
             }
@@ -116,7 +124,11 @@ impl Api {
         if error.is_builder() {
             return CliError::Usage(format!("--api {}: {}", self.url, chain(error)));
         }
-        CliError::Unreachable(format!("cannot reach {} ({}): is `skygate serve` running? Another address goes with --api URL", self.url, root_cause(error)))
+        CliError::Unreachable(format!(
+            "cannot reach {} ({}): is `skygate serve` running? Another address goes with --api URL",
+            self.url,
+            root_cause(error)
+        ))
     }
 }
 

@@ -22,14 +22,24 @@ pub struct CheckArgs {
 
 pub fn run(global: &Global, args: &CheckArgs) -> Result<(), CliError> {
     let checked = global.configuration(args.config.as_deref(), &args.listen)?;
-    let explained = Explained { stores: stores(&checked), survives: survives(&checked), listens: listens(&checked), risks: risks(&checked, &devices(&checked)) };
+    let explained = Explained {
+        stores: stores(&checked),
+        survives: survives(&checked),
+        listens: listens(&checked),
+        risks: risks(&checked, &devices(&checked)),
+    };
     if global.json {
         let Explained { stores, survives, listens, risks } = explained;
-        return line(&serde_json::json!({ "stores": stores, "survives": survives, "listens": listens, "risks": risks }).to_string());
+        return line(
+            &serde_json::json!({ "stores": stores, "survives": survives, "listens": listens, "risks": risks }).to_string(),
+        );
     }
-    for (title, sentences) in
-        [("What is stored where", &explained.stores), ("What it survives", &explained.survives), ("Who can reach it", &explained.listens), ("What is risky", &explained.risks)]
-    {
+    for (title, sentences) in [
+        ("What is stored where", &explained.stores),
+        ("What it survives", &explained.survives),
+        ("Who can reach it", &explained.listens),
+        ("What is risky", &explained.risks),
+    ] {
         line(title)?;
         match sentences.as_slice() {
             [] => line("  nothing that can be seen from here")?,
@@ -50,7 +60,10 @@ fn stores(checked: &Checked) -> Vec<String> {
     let Redundancy { base_copies, data_pieces, parity_pieces, .. } = checked.redundancy;
     let factor = f64::from(checked.redundancy.pieces()) / f64::from(data_pieces);
     let mut said = vec![
-        format!("data directory {}: portal key, API key, catalog (a cache, it can be rebuilt from the hosts)", checked.data.display()),
+        format!(
+            "data directory {}: portal key, API key, catalog (a cache, it can be rebuilt from the hosts)",
+            checked.data.display()
+        ),
         match &checked.hosts {
             Hosts::Embedded => format!("content: {EMBEDDED_HOSTS} host folders in {}", checked.data.join("hosts").display()),
             Hosts::Configured(places) => format!("content: {} named in the configuration", counted(places.len() as u64, "host")),
@@ -59,7 +72,9 @@ fn stores(checked: &Checked) -> Vec<String> {
     if let Hosts::Configured(places) = &checked.hosts {
         said.extend(places.iter().map(describe_host));
     }
-    said.push(format!("large files: {data_pieces} data and {parity_pieces} parity pieces on hosts of their own, {factor:.2} times their size"));
+    said.push(format!(
+        "large files: {data_pieces} data and {parity_pieces} parity pieces on hosts of their own, {factor:.2} times their size"
+    ));
     said.push(format!("small files and the heads of large ones: {base_copies} whole copies, without the zeros at their end"));
     said.push("pieces are plain bytes: what is stored is public to its hosts".to_owned());
     let memory = match checked.store.memory_bytes {
@@ -71,7 +86,12 @@ fn stores(checked: &Checked) -> Vec<String> {
         bytes(checked.store.metadata_bytes),
         bytes(checked.limits.slab_memory_bytes)
     ));
-    said.extend(checked.limits.free_space_floor_bytes.map(|floor| format!("a host with less than {} of free space takes nothing more", bytes(floor))));
+    said.extend(
+        checked
+            .limits
+            .free_space_floor_bytes
+            .map(|floor| format!("a host with less than {} of free space takes nothing more", bytes(floor))),
+    );
     said
 }
 
@@ -108,7 +128,11 @@ fn listens(checked: &Checked) -> Vec<String> {
         TrustedProxies::These(peers) => peers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
     };
     vec![
-        format!("public listener http://{}: reading, no key needed; at most {}", checked.listen.public, counted(checked.limits.connections as u64, "connection")),
+        format!(
+            "public listener http://{}: reading, no key needed; at most {}",
+            checked.listen.public,
+            counted(checked.limits.connections as u64, "connection")
+        ),
         format!("admin listener http://{}: always with the API key", checked.listen.admin),
         format!("X-Forwarded headers are believed from {proxies}"),
         format!("at a stop, requests under way have {} s to end", checked.limits.grace.as_secs()),
@@ -131,7 +155,9 @@ fn risks(checked: &Checked, devices: &BTreeMap<u64, usize>) -> Vec<String> {
     let redundancy = &checked.redundancy;
     let mut risks = Vec::new();
     match &checked.hosts {
-        Hosts::Embedded => risks.push("nine folders on one disk protect against nothing but bugs: name real hosts with [[hosts]]".to_owned()),
+        Hosts::Embedded => {
+            risks.push("nine folders on one disk protect against nothing but bugs: name real hosts with [[hosts]]".to_owned())
+        }
         Hosts::Configured(places) => host_risks(places, redundancy, devices, &mut risks),
     }
     if complete_losses(redundancy) == 0 {
@@ -160,7 +186,10 @@ fn host_risks(places: &[HostPlace], redundancy: &Redundancy, devices: &BTreeMap<
     let pieces = usize::from(redundancy.pieces());
     if redundancy.shared_hosts == SharedHosts::Allowed && places.len() < pieces {
         let each = pieces.div_ceil(places.len());
-        risks.push(format!("{pieces} pieces on {}: one lost host takes up to {each} pieces of a slab with it", counted(places.len() as u64, "host")));
+        risks.push(format!(
+            "{pieces} pieces on {}: one lost host takes up to {each} pieces of a slab with it",
+            counted(places.len() as u64, "host")
+        ));
     }
     let together = devices.values().copied().max().unwrap_or(0);
     if together > usize::from(redundancy.parity_pieces).max(1) {
@@ -169,7 +198,10 @@ fn host_risks(places: &[HostPlace], redundancy: &Redundancy, devices: &BTreeMap<
     let zones: BTreeSet<&str> = places.iter().filter_map(|place| place.zone.as_deref()).collect();
     let in_zone = pieces.div_ceil(zones.len().max(1));
     if zones.len() > 1 && in_zone > usize::from(redundancy.parity_pieces) {
-        risks.push(format!("a zone may hold {in_zone} of {pieces} pieces: with {} zones, losing one can make content unreadable", zones.len()));
+        risks.push(format!(
+            "a zone may hold {in_zone} of {pieces} pieces: with {} zones, losing one can make content unreadable",
+            zones.len()
+        ));
     }
     if zones.len() > 1 && places.iter().any(|place| place.zone.is_none()) {
         risks.push("some hosts name no zone: those count as one zone together".to_owned());
@@ -200,9 +232,18 @@ mod tests {
             (hosts(9, ""), vec![]),
             (hosts(9, "zone = \"z#\""), vec!["a zone may hold 5 of 9"]),
             ("[redundancy]\nallow_shared_hosts = true\n".to_owned() + &hosts(3, ""), vec!["up to 3 pieces"]),
-            ("[redundancy]\nparity_pieces = 0\ndata_pieces = 1\nbase_copies = 1\n".to_owned() + &hosts(1, ""), vec!["one lost host loses"]),
-            ("[redundancy]\nbase_copies = 1\n".to_owned() + &hosts(9, ""), vec!["one lost host loses", "raise [redundancy] base_copies"]),
-            ("[listen]\npublic = \"0.0.0.0:80\"\nadmin = \"[::]:81\"\n".to_owned() + &hosts(9, ""), vec!["without TLS", "unencrypted"]),
+            (
+                "[redundancy]\nparity_pieces = 0\ndata_pieces = 1\nbase_copies = 1\n".to_owned() + &hosts(1, ""),
+                vec!["one lost host loses"],
+            ),
+            (
+                "[redundancy]\nbase_copies = 1\n".to_owned() + &hosts(9, ""),
+                vec!["one lost host loses", "raise [redundancy] base_copies"],
+            ),
+            (
+                "[listen]\npublic = \"0.0.0.0:80\"\nadmin = \"[::]:81\"\n".to_owned() + &hosts(9, ""),
+                vec!["without TLS", "unencrypted"],
+            ),
             ("[store]\nmemory_bytes = 0\n".to_owned() + &hosts(9, ""), vec!["meant for measuring"]),
         ];
         for (text, expect) in rows {

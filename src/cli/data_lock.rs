@@ -18,11 +18,18 @@ pub struct DataLock {
 impl DataLock {
     /// Makes the directory if it is not there yet, and takes its lock.
     pub fn take(data: &Path) -> Result<DataLock, CliError> {
-        let fault = |what: std::io::Error| CliError::failed(format!("the data directory {} cannot be used: {what}", data.display()));
+        let fault =
+            |what: std::io::Error| CliError::failed(format!("the data directory {} cannot be used: {what}", data.display()));
         // Others on this machine have no business with keys and content.
         DirBuilder::new().recursive(true).mode(0o700).create(data).map_err(fault)?;
-        let mut file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(data.join("lock")).map_err(fault)?;
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(data.join("lock"))
+            .map_err(fault)?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => return Err(in_use(data, &mut file)),

@@ -142,9 +142,15 @@ mod tests {
     #[test]
     fn frames_are_as_the_page_says() {
         let rows: [(&dyn erased::Json, &str); 4] = [
-            (&Head { v: 1, root: RootKind::Dir, name: "n".into(), profile: "cid-v1".into() }, r#"{"v":1,"root":"dir","name":"n","profile":"cid-v1"}"#),
+            (
+                &Head { v: 1, root: RootKind::Dir, name: "n".into(), profile: "cid-v1".into() },
+                r#"{"v":1,"root":"dir","name":"n","profile":"cid-v1"}"#,
+            ),
             (&Entry { path: "a/b".into(), kind: EntryKind::File { size: 3 } }, r#"{"path":"a/b","kind":"file","size":3}"#),
-            (&Entry { path: "l".into(), kind: EntryKind::Symlink { target: "..".into() } }, r#"{"path":"l","kind":"symlink","target":".."}"#),
+            (
+                &Entry { path: "l".into(), kind: EntryKind::Symlink { target: "..".into() } },
+                r#"{"path":"l","kind":"symlink","target":".."}"#,
+            ),
             (&End { end: true, entries: 2 }, r#"{"end":true,"entries":2}"#),
         ];
         for (frame, expect) in rows {

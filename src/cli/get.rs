@@ -103,7 +103,10 @@ async fn feed(response: Response, parts: mpsc::Sender<Result<Bytes, String>>) {
 fn write_all(mut reader: FrameReader, output: Option<&Path>) -> Result<Got, CliError> {
     let head: Head = reader.frame().map_err(CliError::Failed)?;
     if head.v != VERSION {
-        return Err(CliError::failed(format!("the gateway answers in version {}, this skygate reads version {VERSION}: use the newer one", head.v)));
+        return Err(CliError::failed(format!(
+            "the gateway answers in version {}, this skygate reads version {VERSION}: use the newer one",
+            head.v
+        )));
     }
     match (head.root, output) {
         (RootKind::File, None) => {
@@ -180,7 +183,9 @@ fn write_tree(reader: &mut FrameReader, root: &Path) -> Result<Got, CliError> {
         let Entry { path, kind } = match reader.frame().map_err(CliError::Failed)? {
             Frame::Entry(entry) => entry,
             Frame::End(end) if end.end && end.entries == entries => return Ok(got),
-            Frame::End(end) => return Err(CliError::failed(format!("the answer should have {} entries, and has {entries}", end.entries))),
+            Frame::End(end) => {
+                return Err(CliError::failed(format!("the answer should have {} entries, and has {entries}", end.entries)));
+            }
         };
         entries += 1;
         match kind {
@@ -198,7 +203,9 @@ fn write_tree(reader: &mut FrameReader, root: &Path) -> Result<Got, CliError> {
 
 /// The target may not exist yet, or be an empty folder.
 fn check_free(path: &Path) -> Result<(), CliError> {
-    let taken = |what: &str| Err(CliError::failed(format!("{} {what}: name a folder that does not exist yet, or is empty", path.display())));
+    let taken = |what: &str| {
+        Err(CliError::failed(format!("{} {what}: name a folder that does not exist yet, or is empty", path.display())))
+    };
     match std::fs::symlink_metadata(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(cannot_write(path, &error)),
@@ -253,8 +260,10 @@ mod tests {
     }
 
     fn names(folder: &Path) -> Vec<String> {
-        let mut names: Vec<String> =
-            std::fs::read_dir(folder).expect("read").map(|entry| entry.expect("read").file_name().into_string().expect("UTF-8")).collect();
+        let mut names: Vec<String> = std::fs::read_dir(folder)
+            .expect("read")
+            .map(|entry| entry.expect("read").file_name().into_string().expect("UTF-8"))
+            .collect();
         names.sort();
         names
     }
@@ -264,7 +273,10 @@ mod tests {
         let place = tempfile::tempdir().expect("a folder");
         let target = place.path().join("site");
         let link = EntryKind::Symlink { target: "../a".into() };
-        let whole = stream(RootKind::Dir, &[("a", FILE, b"aaa"), ("d/empty", EntryKind::Dir, b""), ("d/f", FILE, b"ff"), ("d/l", link, b"")]);
+        let whole = stream(
+            RootKind::Dir,
+            &[("a", FILE, b"aaa"), ("d/empty", EntryKind::Dir, b""), ("d/f", FILE, b"ff"), ("d/l", link, b"")],
+        );
         for cut in 0..whole.len() {
             write(&whole[..cut], &target).expect_err("cut");
             assert!(names(place.path()).is_empty(), "a stream cut at {cut} leaves something");
@@ -286,7 +298,8 @@ mod tests {
         std::fs::create_dir(place.path().join("in")).expect("made");
         let target = place.path().join("in/site");
         let up = EntryKind::Symlink { target: "..".into() };
-        for bad in [stream(RootKind::Dir, &[("../x", FILE, b"x")]), stream(RootKind::Dir, &[("up", up, b""), ("up/x", FILE, b"x")])] {
+        for bad in [stream(RootKind::Dir, &[("../x", FILE, b"x")]), stream(RootKind::Dir, &[("up", up, b""), ("up/x", FILE, b"x")])]
+        {
             write(&bad, &target).expect_err("leads out");
             assert!(names(&place.path().join("in")).is_empty());
             assert_eq!(names(place.path()), ["in"]);

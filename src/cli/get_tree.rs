@@ -54,7 +54,9 @@ impl TreeWriter {
         let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
         let fault = |error: Errno| match error {
             Errno::EXIST => format!("the answer has {:?} twice", plain(path)),
-            Errno::LOOP | Errno::NOTDIR => format!("the answer has {:?}, which lies below something that is no folder", plain(path)),
+            Errno::LOOP | Errno::NOTDIR => {
+                format!("the answer has {:?}, which lies below something that is no folder", plain(path))
+            }
             error => format!("{:?} cannot be written: {error}", plain(path)),
         };
         make(self.parent(parent).map_err(fault)?, name).map_err(fault)

@@ -32,7 +32,16 @@ fn row(host: &Value) -> Vec<String> {
     let state = host.get("state").and_then(Value::as_str).map_or_else(|| "-".to_owned(), plain);
     let latency = host.get("latency_ms").or(host.get("latency")).map(latency).filter(|text| !text.is_empty());
     let latency = latency.unwrap_or_else(|| "-".to_owned());
-    vec![name(host), state, size("used_bytes"), size("free_bytes"), count("failures"), count("wrong_pieces"), count("in_flight"), latency]
+    vec![
+        name(host),
+        state,
+        size("used_bytes"),
+        size("free_bytes"),
+        count("failures"),
+        count("wrong_pieces"),
+        count("in_flight"),
+        latency,
+    ]
 }
 
 fn name(host: &Value) -> String {

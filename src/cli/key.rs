@@ -38,7 +38,8 @@ pub fn run(global: &Global, command: &KeyCommand) -> Result<(), CliError> {
             }
             let _lock = DataLock::take(&data)?;
             let portal = crate::node::import_key(&data, &words.join(" ")).map_err(|error| CliError::failed(error.to_string()))?;
-            let text = format!("{} is now portal {portal}: start it with the portal's host list in a configuration file", data.display());
+            let text =
+                format!("{} is now portal {portal}: start it with the portal's host list in a configuration file", data.display());
             line(&if global.json { serde_json::json!({ "portal": portal }).to_string() } else { text })
         }
     }

@@ -194,7 +194,8 @@ impl Global {
         let (typed, base) = match config {
             Some(path) => {
                 let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-                let folder = std::path::absolute(folder).map_err(|error| CliError::failed(format!("{}: {error}", path.display())))?;
+                let folder =
+                    std::path::absolute(folder).map_err(|error| CliError::failed(format!("{}: {error}", path.display())))?;
                 (Typed::read(path).map_err(|error| CliError::failed(error.to_string()))?, folder)
             }
             None => (Typed::default(), PathBuf::from(".")),

@@ -62,7 +62,8 @@ mod tests {
 
     #[test]
     fn bytes_are_readable() {
-        for (count, expect) in [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (1 << 30, "1.0 GiB"), (u64::MAX, "16777216.0 TiB")] {
+        for (count, expect) in [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (1 << 30, "1.0 GiB"), (u64::MAX, "16777216.0 TiB")]
+        {
             assert_eq!(bytes(count), expect);
         }
     }

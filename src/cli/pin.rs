@@ -41,7 +41,9 @@ async fn list(api: &Api, json: bool) -> Result<(), CliError> {
             return line("nothing is stored yet: `skygate add PATH` stores something");
         } else if !pins.is_empty() {
             let rows: Vec<Vec<String>> = pins.iter().map(row).collect();
-            table(&["NAME", "SIZE", "FILES", "STORED", "CREATED", "CID", "SKYLINK"], &rows).iter().try_for_each(|text| line(text))?;
+            table(&["NAME", "SIZE", "FILES", "STORED", "CREATED", "CID", "SKYLINK"], &rows)
+                .iter()
+                .try_for_each(|text| line(text))?;
         }
         match page.get("next").and_then(Value::as_u64) {
             // A page that leads back would be read for ever.
@@ -86,7 +88,9 @@ fn pinned_address(address: &str) -> Result<String, CliError> {
         Address::Ipfs { root, path } if path.segments().is_empty() => Ok(root.to_string()),
         Address::Skylink { link, path_text } if path_text.trim_end_matches('/').is_empty() => Ok(link.to_string()),
         Address::Ipns { .. } => Err(usage("is a name that moves: remove what it points to, by CID or skylink".to_owned())),
-        Address::Ipfs { .. } | Address::Skylink { .. } => Err(usage("names a part of an upload: only the whole can be removed, by its CID or skylink".to_owned())),
+        Address::Ipfs { .. } | Address::Skylink { .. } => {
+            Err(usage("names a part of an upload: only the whole can be removed, by its CID or skylink".to_owned()))
+        }
     }
 }
 
@@ -115,7 +119,13 @@ mod tests {
 
     #[test]
     fn times_are_readable() {
-        let rows = [(0, "1970-01-01 00:00"), (951_782_400_000, "2000-02-29 00:00"), (1_795_383_197_000, "2026-11-22 21:33"), (4_107_542_399_000, "2100-02-28 23:59"), (4_107_542_400_000, "2100-03-01 00:00")];
+        let rows = [
+            (0, "1970-01-01 00:00"),
+            (951_782_400_000, "2000-02-29 00:00"),
+            (1_795_383_197_000, "2026-11-22 21:33"),
+            (4_107_542_399_000, "2100-02-28 23:59"),
+            (4_107_542_400_000, "2100-03-01 00:00"),
+        ];
         for (ms, expect) in rows {
             assert_eq!(utc_minute(ms), expect);
         }

@@ -60,8 +60,10 @@ pub fn run(global: &Global, args: ServeArgs) -> Result<(), CliError> {
 
 fn start_log(json: bool) -> Result<(), CliError> {
     let filter = EnvFilter::builder().with_env_var("SKYGATE_LOG").with_default_directive(tracing::Level::INFO.into()).from_env();
-    let filter = filter.map_err(|error| CliError::Usage(format!("SKYGATE_LOG: {error}. Write it like \"info\" or \"skygate::renter=debug\"")))?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
+    let filter = filter
+        .map_err(|error| CliError::Usage(format!("SKYGATE_LOG: {error}. Write it like \"info\" or \"skygate::renter=debug\"")))?;
+    let log =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
     let started = if json { log.json().try_init() } else { log.try_init() };
     started.map_err(|error| CliError::failed(format!("the log cannot be started: {error}")))
 }
@@ -76,7 +78,10 @@ impl Signals {
     /// From here on they no longer end the process by themselves.
     fn listen() -> Result<Signals, CliError> {
         let fault = |error| CliError::failed(format!("signals cannot be handled: {error}"));
-        Ok(Signals { terminate: signal(SignalKind::terminate()).map_err(fault)?, interrupt: signal(SignalKind::interrupt()).map_err(fault)? })
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate()).map_err(fault)?,
+            interrupt: signal(SignalKind::interrupt()).map_err(fault)?,
+        })
     }
 
     /// Resolves at the first signal; a second one ends the process.
@@ -85,7 +90,7 @@ impl Signals {
         tokio::spawn(async move {
             self.next().await;
             tracing::warn!("a second signal: ending at once");
-            #[expect(clippy::exit, reason = "whoever sends a second signal does not want to wait for the first one's work")]
+            // Whoever sends a second signal does not want to wait for the first one's work.
             std::process::exit(ENDED_BY_SIGNAL);
         });
     }

@@ -119,7 +119,10 @@ impl Walk {
                         RowKind::Leaf(FoundKind::File)
                     };
                     let name = entry.file_name().into_string().map_err(|_| {
-                        format!("{} has a name that is not UTF-8: rename it, since the tree's names are text", entry.path().display())
+                        format!(
+                            "{} has a name that is not UTF-8: rename it, since the tree's names are text",
+                            entry.path().display()
+                        )
                     })?;
                     rows.push(Row { name, kind });
                 }
@@ -229,14 +232,14 @@ mod tests {
 
     #[test]
     fn entries_come_in_byte_order_of_the_whole_path() {
-        let root = tree(&["a/b", "a-b", "a.txt", "a/b-c/d", "a0", "A", "ü", "z/", "z-1", "z/", "e/", "e-1", "deep/1/2/3/", "deep/1/2.x"]);
+        let root =
+            tree(&["a/b", "a-b", "a.txt", "a/b-c/d", "a0", "A", "ü", "z/", "z-1", "z/", "e/", "e-1", "deep/1/2/3/", "deep/1/2.x"]);
         let (found, _) = walk(root.path(), Hidden::Skipped);
         let plain: Vec<&str> = found.iter().map(|path| path.trim_end_matches('/')).collect();
         let mut sorted = plain.clone();
         sorted.sort_unstable();
         assert_eq!(plain, sorted);
-        let expect =
-            ["A", "a-b", "a.txt", "a/b", "a/b-c/d", "a0", "deep/1/2.x", "deep/1/2/3/", "e/", "e-1", "z/", "z-1", "ü"];
+        let expect = ["A", "a-b", "a.txt", "a/b", "a/b-c/d", "a0", "deep/1/2.x", "deep/1/2/3/", "e/", "e-1", "z/", "z-1", "ü"];
         assert_eq!(found, expect);
     }
 

@@ -287,8 +287,15 @@ async fn store_skyfile(
             let built = build_small(&json, &content).map_err(bad_skyfile)?;
             let (root, link) = store_base(store, &built, written).await?;
             let at = built.used_bytes - content.len() as u32;
-            let skyfile =
-                SkyfileRef { k: 0, m: 0, at, root: root.0, size: content.len() as u64, used: built.used_bytes, roots: Bytes::new() };
+            let skyfile = SkyfileRef {
+                k: 0,
+                m: 0,
+                at,
+                root: root.0,
+                size: content.len() as u64,
+                used: built.used_bytes,
+                roots: Bytes::new(),
+            };
             return Ok(StoredSkyfile { skyfile, link });
         }
         // Just over: with its metadata it does not fit the base sector.

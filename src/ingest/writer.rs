@@ -19,7 +19,10 @@ use super::IngestError;
 pub enum Taken {
     /// Not more than a sector: may fit into the base sector.
     Small(Vec<u8>),
-    Slabs { size: u64, slabs: Vec<TakenSlab> },
+    Slabs {
+        size: u64,
+        slabs: Vec<TakenSlab>,
+    },
 }
 
 /// A slab that is acknowledged.

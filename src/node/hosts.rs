@@ -103,7 +103,11 @@ pub async fn open(
             }
             (Err(why), None) if first => return Err(NodeError::Hosts(format!("host {} cannot be made: {}", place.url, why.text))),
             (Err(why), None) => {
-                tracing::warn!(host = place.url, why = why.text, "a host cannot be told apart and is left out until the next start");
+                tracing::warn!(
+                    host = place.url,
+                    why = why.text,
+                    "a host cannot be told apart and is left out until the next start"
+                );
                 continue;
             }
         };
@@ -184,9 +188,13 @@ impl Known {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Known::default()),
             Err(source) => return Err(NodeError::Io { doing: format!("read {}", path.display()), source }),
         };
-        let bad = |why: String| NodeError::Hosts(format!("{} cannot be read: {why}. Remove it if all hosts are in their places", path.display()));
+        let bad = |why: String| {
+            NodeError::Hosts(format!("{} cannot be read: {why}. Remove it if all hosts are in their places", path.display()))
+        };
         let ids: BTreeMap<String, String> = serde_json::from_slice(&text).map_err(|error| bad(error.to_string()))?;
-        let parse = |(url, id): (String, String)| id.parse().map(|id| (url, id)).map_err(|_| bad("a host id is not 32 hex digits".to_owned()));
+        let parse = |(url, id): (String, String)| {
+            id.parse().map(|id| (url, id)).map_err(|_| bad("a host id is not 32 hex digits".to_owned()))
+        };
         Ok(Known { ids: ids.into_iter().map(parse).collect::<Result<_, _>>()? })
     }
 
@@ -212,7 +220,13 @@ fn replace(path: &Path, bytes: &[u8]) -> Result<(), NodeError> {
 
 /// The host table: from the hosts, where it is a record on all of them; made and written at the first start. While too
 /// few hosts answer, the copy of the last start serves.
-pub async fn table(hosts: &OpenHosts, key: &PortalKey, config: &Checked, state: &Path, first: bool) -> Result<HostTable, NodeError> {
+pub async fn table(
+    hosts: &OpenHosts,
+    key: &PortalKey,
+    config: &Checked,
+    state: &Path,
+    first: bool,
+) -> Result<HostTable, NodeError> {
     let records = Records::new(Arc::new(BareHosts(hosts.hosts.clone())), key.clone(), RecordsOptions::default());
     let copy = state.join("host-table");
     let bad = |error: crate::renter::place::TableError| NodeError::Hosts(error.to_string());
@@ -226,7 +240,8 @@ pub async fn table(hosts: &OpenHosts, key: &PortalKey, config: &Checked, state: 
         }
         Ok(None) => {
             return Err(NodeError::Hosts(
-                "the hosts have this portal's markers, but no host table: are these all of its hosts? Compare the configuration".to_owned(),
+                "the hosts have this portal's markers, but no host table: are these all of its hosts? Compare the configuration"
+                    .to_owned(),
             ));
         }
         Err(error) => {
@@ -259,7 +274,11 @@ fn tell_differences(hosts: &OpenHosts, table: &HostTable, config: &Checked) {
     }
     let missing = table.hosts.iter().filter(|row| !hosts.hosts.iter().any(|host| host.id() == row.id)).count();
     if missing > 0 {
-        tracing::warn!(missing, configured = hosts.hosts.len(), "hosts of the portal's table are not configured here: they count as down");
+        tracing::warn!(
+            missing,
+            configured = hosts.hosts.len(),
+            "hosts of the portal's table are not configured here: they count as down"
+        );
     }
     let up = hosts.hosts.iter().filter(|host| host.state() == HostState::Up).count();
     tracing::info!(up, of = table.hosts.len(), epoch = table.epoch, parity = config.redundancy.parity_pieces, "hosts");

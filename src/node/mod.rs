@@ -101,7 +101,7 @@ pub async fn run(config: Checked, shutdown: impl Future<Output = ()>) -> Result<
     let admin = bind(config.listen.admin).await?;
     let tasks = TaskTracker::new();
     let stop = CancellationToken::new();
-    let opened = open(&config, &places, &tasks, &stop).await?;
+    let opened = open(&config, &places, local(&public), (&tasks, &stop)).await?;
     let Opened { services, store, records, hosts, sample, .. } = opened;
 
     let addresses = (local(&public), local(&admin));
@@ -133,7 +133,12 @@ struct Opened {
     sample: Option<String>,
 }
 
-async fn open(config: &Checked, places: &Places, tasks: &TaskTracker, stop: &CancellationToken) -> Result<Opened, NodeError> {
+async fn open(
+    config: &Checked,
+    places: &Places,
+    public: SocketAddr,
+    (tasks, stop): (&TaskTracker, &CancellationToken),
+) -> Result<Opened, NodeError> {
     // Told apart from later starts by this file, so that a start that was cut goes on as the first one.
     let first_start = hosts::FirstStart::begin(&places.state(), !places.portal_key().exists())?;
     let (key, origin) = PortalKey::load_or_create(&places.portal_key())?;
@@ -169,7 +174,7 @@ async fn open(config: &Checked, places: &Places, tasks: &TaskTracker, stop: &Can
         grace: config.limits.grace,
         ..HttpOptions::default()
     };
-    let operations = operations::NodeOperations { store: store.clone(), ingest, renter, records: records.clone() };
+    let operations = operations::NodeOperations { public, store: store.clone(), ingest, renter, records: records.clone() };
     let services = Services {
         content: Arc::new(store.clone()),
         operations: Arc::new(operations),

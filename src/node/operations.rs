@@ -1,5 +1,7 @@
 //! What the admin listener shows and does, out of the rooms behind it.
 
+use std::net::SocketAddr;
+
 use async_trait::async_trait;
 
 use crate::address::{Address, SkylinkKind};
@@ -13,6 +15,8 @@ use crate::store::{Store, StoreError, UnpinRoot};
 const ADMIN: &str = "admin";
 
 pub struct NodeOperations {
+    /// Where content is served.
+    pub public: SocketAddr,
     pub store: Store,
     pub ingest: Ingest,
     pub renter: Renter,
@@ -32,6 +36,7 @@ impl Operations for NodeOperations {
         let records = self.records.counts();
         let damages = self.renter.damages();
         Ok(serde_json::json!({
+            "public_url": format!("http://{}", self.public),
             "store": self.store.status()?,
             "records": {
                 "puts_acknowledged": records.puts_acknowledged,
@@ -58,11 +63,18 @@ impl Operations for NodeOperations {
         let mut text = String::new();
         if let Ok(status) = self.store.status() {
             let _ = writeln!(text, "# TYPE skygate_pins gauge\nskygate_pins {}", status.pins);
-            let _ = writeln!(text, "# TYPE skygate_catalog_complete gauge\nskygate_catalog_complete {}", u8::from(status.catalog_complete));
+            let _ = writeln!(
+                text,
+                "# TYPE skygate_catalog_complete gauge\nskygate_catalog_complete {}",
+                u8::from(status.catalog_complete)
+            );
             let _ = writeln!(text, "# TYPE skygate_memory_body_bytes gauge\nskygate_memory_body_bytes {}", status.memory_bytes);
         }
         let _ = writeln!(text, "# TYPE skygate_damaged_pieces gauge\nskygate_damaged_pieces {}", self.renter.damages().len());
-        let _ = writeln!(text, "# TYPE skygate_host_failures_total counter\n# TYPE skygate_host_wrong_pieces_total counter\n# TYPE skygate_host_up gauge");
+        let _ = writeln!(
+            text,
+            "# TYPE skygate_host_failures_total counter\n# TYPE skygate_host_wrong_pieces_total counter\n# TYPE skygate_host_up gauge"
+        );
         for host in self.hosts() {
             let _ = writeln!(text, "skygate_host_failures_total{{host=\"{}\"}} {}", host.id, host.failures);
             let _ = writeln!(text, "skygate_host_wrong_pieces_total{{host=\"{}\"}} {}", host.id, host.wrong_pieces);
@@ -96,7 +108,9 @@ impl Operations for NodeOperations {
             Address::Ipfs { root, .. } => UnpinRoot::Cid(*root),
             Address::Skylink { link, .. } => match link.kind() {
                 SkylinkKind::V1 { root, .. } => UnpinRoot::Sector(root),
-                SkylinkKind::V2 { .. } => return Err(StoreError::Unsupported("a version 2 skylink is a pointer: unpin what it points to")),
+                SkylinkKind::V2 { .. } => {
+                    return Err(StoreError::Unsupported("a version 2 skylink is a pointer: unpin what it points to"));
+                }
             },
             Address::Ipns { .. } => return Err(StoreError::Unsupported("an IPNS name is a pointer: unpin what it points to")),
         };

@@ -9,8 +9,10 @@ use crate::ingest::{AddOptions, Ingest};
 /// The files of `fixtures/sample-site`, in byte order of their paths.
 const FILES: &[(&str, &[u8])] = &[
     ("404.html", include_bytes!("../../fixtures/sample-site/404.html")),
+    ("hosts.png", include_bytes!("../../fixtures/sample-site/hosts.png")),
     ("how/index.html", include_bytes!("../../fixtures/sample-site/how/index.html")),
     ("index.html", include_bytes!("../../fixtures/sample-site/index.html")),
+    ("logo.svg", include_bytes!("../../fixtures/sample-site/logo.svg")),
     ("style.css", include_bytes!("../../fixtures/sample-site/style.css")),
 ];
 
@@ -58,4 +60,28 @@ fn frame(json: &serde_json::Value) -> Bytes {
     let mut bytes = (json.len() as u32).to_le_bytes().to_vec();
     bytes.extend_from_slice(json.as_bytes());
     bytes.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_file_of_the_folder_is_there_and_in_order() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/sample-site");
+        let mut expect = Vec::new();
+        let mut folders = vec![folder.clone()];
+        while let Some(next) = folders.pop() {
+            for entry in std::fs::read_dir(next).expect("the fixture is there") {
+                let path = entry.expect("it can be listed").path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else {
+                    expect.push(path.strip_prefix(&folder).expect("below it").to_str().expect("UTF-8").to_owned());
+                }
+            }
+        }
+        expect.sort();
+        assert_eq!(FILES.iter().map(|(path, _)| *path).collect::<Vec<_>>(), expect);
+    }
 }

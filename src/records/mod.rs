@@ -46,12 +46,12 @@ use std::{
 use tokio::sync::{Semaphore, broadcast};
 use tokio_util::task::TaskTracker;
 
+pub use self::on_renter::BareHosts;
 use self::{
     envelope::{Checked, Unchecked, Verifier},
     floor::Floors,
     write::Turns,
 };
-pub use self::on_renter::BareHosts;
 pub use self::{
     envelope::{InvalidRecord, OwnerCheck, OwnerChecks, RECORD_BYTES_MAX, Record},
     hosts::{HostCallError, Quorum, RecordHosts},

@@ -339,8 +339,7 @@ impl Inner {
         }
         let bytes = bytes.freeze();
         let first = stream::once(async move { Ok(bytes) });
-        let payload =
-            GetResultPayload::Stream(if draw.stall { first.chain(stream::pending()).boxed() } else { first.boxed() });
+        let payload = GetResultPayload::Stream(if draw.stall { first.chain(stream::pending()).boxed() } else { first.boxed() });
         Ok(GetResult { payload, meta, range, attributes, extensions })
     }
 }

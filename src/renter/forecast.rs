@@ -83,8 +83,7 @@ impl Failures {
 mod tests {
     use super::*;
 
-    const STEADY: Prediction =
-        Prediction { p50: Duration::from_millis(10), p95: Duration::from_millis(20), weight: 30.0 };
+    const STEADY: Prediction = Prediction { p50: Duration::from_millis(10), p95: Duration::from_millis(20), weight: 30.0 };
 
     #[tokio::test(start_paused = true)]
     async fn failures_load_and_age_count() {

@@ -36,8 +36,8 @@ use super::{
     marker::{self, MarkerError, PortalId},
 };
 
-pub use latency::{Operation, Prediction, SizeClass};
 use latency::Latency;
+pub use latency::{Operation, Prediction, SizeClass};
 
 /// The time one kind of call may take.
 struct Limits {
@@ -338,12 +338,7 @@ impl Host {
     }
 
     /// Like [`Host::list`], from after a key on: the last key of one answer asks for the next.
-    pub async fn list_after(
-        &self,
-        prefix: &str,
-        after: Option<&str>,
-        max_keys: usize,
-    ) -> Result<Vec<(String, u64)>, HostError> {
+    pub async fn list_after(&self, prefix: &str, after: Option<&str>, max_keys: usize) -> Result<Vec<(String, u64)>, HostError> {
         let prefix = if prefix.is_empty() { None } else { Some(parse(prefix)?) };
         let after = after.map(parse).transpose()?;
         let list = self.read_list(prefix, after, max_keys);
@@ -473,12 +468,7 @@ impl Host {
         Ok(bytes)
     }
 
-    async fn read_list(
-        &self,
-        prefix: Option<Path>,
-        after: Option<Path>,
-        max_keys: usize,
-    ) -> Result<Vec<(String, u64)>, HostError> {
+    async fn read_list(&self, prefix: Option<Path>, after: Option<Path>, max_keys: usize) -> Result<Vec<(String, u64)>, HostError> {
         let mut listed = match &after {
             Some(after) => self.0.store.list_with_offset(prefix.as_ref(), after),
             None => self.0.store.list(prefix.as_ref()),
@@ -688,11 +678,9 @@ fn classify_folder(error: &FolderError) -> Option<HostError> {
         FolderError::Key(_) => Some(HostError::BadPath(error.to_string())),
         FolderError::BadRange => Some(HostError::Misanswered("the object ends before the range")),
         FolderError::Io { source, .. } => classify_io(source),
-        FolderError::Locked
-        | FolderError::NewerLog { .. }
-        | FolderError::NotEmpty
-        | FolderError::Exists
-        | FolderError::Closed => None,
+        FolderError::Locked | FolderError::NewerLog { .. } | FolderError::NotEmpty | FolderError::Exists | FolderError::Closed => {
+            None
+        }
     }
 }
 

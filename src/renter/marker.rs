@@ -79,8 +79,7 @@ struct Version {
 
 impl Marker {
     pub fn encode(&self) -> Vec<u8> {
-        let written =
-            Written { format: MARKER_FORMAT, portal: self.portal.to_string(), host: self.host.to_string() };
+        let written = Written { format: MARKER_FORMAT, portal: self.portal.to_string(), host: self.host.to_string() };
         let mut bytes = serde_json::to_vec_pretty(&written).expect("a number and two strings are always JSON");
         bytes.push(b'\n');
         bytes

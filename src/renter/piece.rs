@@ -21,8 +21,9 @@ const WHOLE_OBJECT_MAX_BYTES: u64 = 128 << 10;
 /// First touch of a sector whose length is not known: header and nodes of a full sector, and about as much data, so
 /// that small sectors come whole.
 const UNKNOWN_PREFIX_BYTES: u64 = 64 << 10;
-/// Hashing up to this many bytes (about 64 us) is done in the task itself.
-const HASH_INLINE_MAX_BYTES: usize = 64 << 10;
+/// Hashing up to this many bytes (about 0.3 ms) is done in the task itself: a piece of a 1 MiB unit. Handing the
+/// worker's place to another thread for it costs more than it brings, and every thread that ever worked keeps memory.
+const HASH_INLINE_MAX_BYTES: usize = 256 << 10;
 /// Pause before a host is asked for the same piece again, times the number of tries so far.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
@@ -80,7 +81,9 @@ impl From<HostError> for Fault {
             HostError::Down(_) | HostError::ReadOnly | HostError::Full => Fault::Unavailable,
             HostError::TimedOut => Fault::TimedOut,
             HostError::Transient(_) => Fault::Transient,
-            HostError::Misanswered(_) | HostError::TooLarge | HostError::BadPath(_) => Fault::Wrong(error.to_string()),
+            HostError::Misanswered(_) | HostError::TooLarge => Fault::Wrong(error.to_string()),
+            // Our own mistake: no host is to blame, and asking again does not help.
+            HostError::BadPath(_) => Fault::Unavailable,
         }
     }
 }

@@ -39,8 +39,8 @@ const PARITY_EXTRA_S: f64 = 0.000_5;
 /// but no longer than [`DRAIN_MAX`].
 const DRAIN_MAX_BYTES: u64 = 64 << 10;
 const DRAIN_MAX: Duration = Duration::from_millis(250);
-/// Joining up to this many bytes (about 0.1 ms) is done in the task itself.
-const JOIN_INLINE_MAX_BYTES: usize = 512 << 10;
+/// Joining up to this many bytes (0.03 ms, 0.2 ms with pieces missing) is done in the task itself.
+const JOIN_INLINE_MAX_BYTES: usize = 2 << 20;
 
 /// What the caller knows about a base sector.
 #[derive(Clone, Copy, Debug, Default)]

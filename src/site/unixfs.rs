@@ -14,9 +14,7 @@ use bytes::Bytes;
 
 use super::SiteError;
 use crate::address::{Cid, SitePath, TrailingSlash, codec};
-use crate::tree::{
-    DirNode, FileNode, Shard, ShardItem, ShardNode, TreeError, TreeNode, parse_node,
-};
+use crate::tree::{DirNode, FileNode, Shard, ShardItem, ShardNode, TreeError, TreeNode, parse_node};
 
 /// Most blocks of one walk. A path of 256 names through sharded directories of three levels takes 1,024; real ones under 20.
 pub const WALK_BLOCKS_MAX: usize = 1_024;
@@ -99,10 +97,7 @@ pub enum Answer {
 
 /// What a walk wants next.
 #[derive(Debug, Clone)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "lives on the stack for a moment, once a block; boxing would cost an allocation"
-)]
+#[expect(clippy::large_enum_variant, reason = "lives on the stack for a moment, once a block; boxing would cost an allocation")]
 pub enum Step {
     /// The block of this CID, hash checked.
     Need(Cid),
@@ -172,13 +167,7 @@ enum Goal {
 impl Walk {
     /// Begins at `root`. Asks for nothing yet.
     pub fn new(root: Cid, path: SitePath) -> Walk {
-        let mut walk = Walk {
-            path,
-            passed: 0,
-            roots: Vec::new(),
-            blocks: 0,
-            state: State::Node(root),
-        };
+        let mut walk = Walk { path, passed: 0, roots: Vec::new(), blocks: 0, state: State::Node(root) };
         walk.arrive(root);
         walk
     }
@@ -203,9 +192,7 @@ impl Walk {
     /// As [`Walk::give`], with the node that a cache has of that block.
     pub fn give_node(&mut self, node: TreeNode) -> Result<(), SiteError> {
         if self.blocks == WALK_BLOCKS_MAX {
-            return Err(SiteError::TooManyBlocks {
-                max: WALK_BLOCKS_MAX,
-            });
+            return Err(SiteError::TooManyBlocks { max: WALK_BLOCKS_MAX });
         }
         match self.state.clone() {
             State::Node(cid) => self.at_node(cid, node)?,
@@ -222,37 +209,19 @@ impl Walk {
         self.roots.push(cid);
         match cid.codec() {
             codec::DAG_PB => self.state = State::Node(cid),
-            codec::RAW => self.end_at_file(|name, roots| Answer::RawBlock {
-                cid,
-                name,
-                dir: None,
-                roots,
-            }),
+            codec::RAW => self.end_at_file(|name, roots| Answer::RawBlock { cid, name, dir: None, roots }),
             _ => self.end_outside_unixfs(cid),
         }
     }
 
     fn at_node(&mut self, cid: Cid, node: TreeNode) -> Result<(), SiteError> {
         match node {
-            TreeNode::Dir(dir) => self.at_dir(FoundDir {
-                cid,
-                top: DirTop::Plain(dir),
-            })?,
-            TreeNode::Shard(shard) => self.at_dir(FoundDir {
-                cid,
-                top: DirTop::Sharded(shard),
-            })?,
-            TreeNode::File(node) => self.end_at_file(|name, roots| Answer::File {
-                cid,
-                size: node.size,
-                node,
-                name,
-                dir: None,
-                roots,
-            }),
-            TreeNode::Symlink(target) => {
-                self.end_at_file(|_, roots| Answer::Symlink { target, cid, roots })
+            TreeNode::Dir(dir) => self.at_dir(FoundDir { cid, top: DirTop::Plain(dir) })?,
+            TreeNode::Shard(shard) => self.at_dir(FoundDir { cid, top: DirTop::Sharded(shard) })?,
+            TreeNode::File(node) => {
+                self.end_at_file(|name, roots| Answer::File { cid, size: node.size, node, name, dir: None, roots })
             }
+            TreeNode::Symlink(target) => self.end_at_file(|_, roots| Answer::Symlink { target, cid, roots }),
             TreeNode::Raw(_) | TreeNode::Other { .. } => self.end_outside_unixfs(cid),
         }
         Ok(())
@@ -271,10 +240,7 @@ impl Walk {
 
     fn search(&mut self, dir: FoundDir, goal: Goal) -> Result<(), SiteError> {
         match &dir.top {
-            DirTop::Plain(plain) => match plain
-                .lookup(self.wanted(goal).as_bytes())
-                .map(|link| link.cid)
-            {
+            DirTop::Plain(plain) => match plain.lookup(self.wanted(goal).as_bytes()).map(|link| link.cid) {
                 Some(cid) => self.found(dir, goal, cid),
                 None => self.missing(dir, goal),
             },
@@ -286,25 +252,11 @@ impl Walk {
         Ok(())
     }
 
-    fn search_shard(
-        &mut self,
-        dir: FoundDir,
-        goal: Goal,
-        shard: Arc<ShardNode>,
-        depth: u32,
-    ) -> Result<(), SiteError> {
+    fn search_shard(&mut self, dir: FoundDir, goal: Goal, shard: Arc<ShardNode>, depth: u32) -> Result<(), SiteError> {
         match shard.lookup(self.wanted(goal).as_bytes(), depth)? {
             Shard::Entry(cid) => self.found(dir, goal, cid),
             Shard::Absent => self.missing(dir, goal),
-            Shard::Child(cid) => {
-                self.state = State::Shard(ShardSearch {
-                    dir,
-                    goal,
-                    cid,
-                    depth: depth + 1,
-                    above: shard,
-                })
-            }
+            Shard::Child(cid) => self.state = State::Shard(ShardSearch { dir, goal, cid, depth: depth + 1, above: shard }),
         }
         Ok(())
     }
@@ -325,12 +277,7 @@ impl Walk {
                 codec::RAW => {
                     let name = Some(INDEX_NAME.to_owned());
                     let roots = self.take_roots();
-                    self.state = State::Done(Answer::RawBlock {
-                        cid,
-                        name,
-                        dir: Some(dir.cid),
-                        roots,
-                    });
+                    self.state = State::Done(Answer::RawBlock { cid, name, dir: Some(dir.cid), roots });
                 }
                 _ => self.end_at_listing(dir),
             },
@@ -350,20 +297,11 @@ impl Walk {
             TreeNode::File(node) => {
                 let name = Some(INDEX_NAME.to_owned());
                 let roots = self.take_roots();
-                self.state = State::Done(Answer::File {
-                    cid,
-                    size: node.size,
-                    node,
-                    name,
-                    dir: Some(dir.cid),
-                    roots,
-                });
+                self.state = State::Done(Answer::File { cid, size: node.size, node, name, dir: Some(dir.cid), roots });
             }
-            TreeNode::Raw(_)
-            | TreeNode::Dir(_)
-            | TreeNode::Shard(_)
-            | TreeNode::Symlink(_)
-            | TreeNode::Other { .. } => self.end_at_listing(dir),
+            TreeNode::Raw(_) | TreeNode::Dir(_) | TreeNode::Shard(_) | TreeNode::Symlink(_) | TreeNode::Other { .. } => {
+                self.end_at_listing(dir)
+            }
         }
     }
 
@@ -373,11 +311,7 @@ impl Walk {
             DirTop::Sharded(top) => DirListing::sharded(top),
         };
         let roots = self.take_roots();
-        self.state = State::Done(Answer::Listing {
-            dir: listing,
-            cid: dir.cid,
-            roots,
-        });
+        self.state = State::Done(Answer::Listing { dir: listing, cid: dir.cid, roots });
     }
 
     /// At something that nothing can lie below.
@@ -394,11 +328,7 @@ impl Walk {
 
     fn end_not_found(&mut self) {
         let rest = self.path.segments()[self.passed..].join("/");
-        let missing = if rest.is_empty() {
-            "/".to_owned()
-        } else {
-            rest
-        };
+        let missing = if rest.is_empty() { "/".to_owned() } else { rest };
         let roots = self.take_roots();
         self.state = State::Done(Answer::NotFound { missing, roots });
     }
@@ -406,12 +336,7 @@ impl Walk {
     fn end_outside_unixfs(&mut self, cid: Cid) {
         let rest = self.path.without_first(self.passed);
         let roots = self.take_roots();
-        self.state = State::Done(Answer::NotUnixfs {
-            cid,
-            codec: cid.codec(),
-            rest,
-            roots,
-        });
+        self.state = State::Done(Answer::NotUnixfs { cid, codec: cid.codec(), rest, roots });
     }
 
     fn wanted(&self, goal: Goal) -> &str {
@@ -484,11 +409,7 @@ impl DirListing {
 
     /// Of a HAMT, from its top shard.
     pub fn sharded(top: Arc<ShardNode>) -> DirListing {
-        DirListing(Listing::Sharded(ShardListing {
-            open: vec![OpenShard::new(top, 0)],
-            needed: None,
-            shards: 1,
-        }))
+        DirListing(Listing::Sharded(ShardListing { open: vec![OpenShard::new(top, 0)], needed: None, shards: 1 }))
     }
 
     /// Number of entries, if it is known without reading more blocks.
@@ -507,9 +428,7 @@ impl DirListing {
                     return Ok(ListStep::End);
                 };
                 *next += 1;
-                Ok(ListStep::Entry(ListEntry::new(
-                    &link.name, link.cid, link.tsize,
-                )))
+                Ok(ListStep::Entry(ListEntry::new(&link.name, link.cid, link.tsize)))
             }
             Listing::Sharded(listing) => listing.step(),
         }
@@ -518,9 +437,7 @@ impl DirListing {
     /// Takes the shard that was needed. After an error the listing cannot go on: the reply must be broken off.
     pub fn give(&mut self, block: Bytes) -> Result<(), SiteError> {
         match &self.0 {
-            Listing::Sharded(ShardListing {
-                needed: Some(cid), ..
-            }) => {
+            Listing::Sharded(ShardListing { needed: Some(cid), .. }) => {
                 let node = parse_node(cid, &block)?;
                 self.give_node(node)
             }
@@ -569,14 +486,9 @@ impl ShardListing {
 
     fn give_node(&mut self, node: TreeNode) -> Result<(), SiteError> {
         if self.shards == LISTING_SHARDS_MAX {
-            return Err(SiteError::TooManyBlocks {
-                max: LISTING_SHARDS_MAX,
-            });
+            return Err(SiteError::TooManyBlocks { max: LISTING_SHARDS_MAX });
         }
-        let above = self
-            .open
-            .last()
-            .expect("a shard is needed only while the one above is open");
+        let above = self.open.last().expect("a shard is needed only while the one above is open");
         let shard = shard_below(&above.shard, node)?;
         let trail = above.shard.trail(above.trail, above.slots[above.next - 1]);
         self.open.push(OpenShard::new(shard, trail));
@@ -589,32 +501,20 @@ impl ShardListing {
 impl OpenShard {
     fn new(shard: Arc<ShardNode>, trail: u64) -> OpenShard {
         let slots = shard.used_slots().collect();
-        OpenShard {
-            shard,
-            slots,
-            next: 0,
-            trail,
-        }
+        OpenShard { shard, slots, next: 0, trail }
     }
 }
 
 impl ListEntry {
     fn new(name: &[u8], cid: Cid, tsize: u64) -> ListEntry {
-        ListEntry {
-            name: String::from_utf8_lossy(name).into_owned(),
-            cid,
-            tsize,
-        }
+        ListEntry { name: String::from_utf8_lossy(name).into_owned(), cid, tsize }
     }
 }
 
 /// `node` as a shard that may stand below `above`.
 fn shard_below(above: &ShardNode, node: TreeNode) -> Result<Arc<ShardNode>, TreeError> {
     let TreeNode::Shard(shard) = node else {
-        return Err(TreeError::malformed(
-            "HAMT",
-            "a shard links to something that is no shard",
-        ));
+        return Err(TreeError::malformed("HAMT", "a shard links to something that is no shard"));
     };
     above.check_below(&shard)?;
     Ok(shard)

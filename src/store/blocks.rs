@@ -104,7 +104,7 @@ impl Inner {
 
     fn check(&self, cid: &Cid, block: Bytes) -> Result<Bytes, StoreError> {
         // The sectors were right, so the row is wrong: whoever signed the pin said a falsehood, or a disk here did.
-        check_bytes(cid.hash(), &block).map_err(|_| StoreError::WrongBlock(*cid))?;
+        check_bytes(cid.hash(), &block).map_err(|_| StoreError::WrongBlock(Box::new(*cid)))?;
         Ok(block)
     }
 
@@ -220,7 +220,8 @@ impl Inner {
         trace.index_from_hosts();
         let first = if content.size <= SECTOR_BYTES as u64 { content.size } else { PackHead::BYTES as u64 };
         let start = self.contents.fetch(content, 0..first, trace).await?;
-        let head = PackHead::parse(&start, content.size).map_err(|error| StoreError::BadPin(format!("its pack cannot be read: {error}")))?;
+        let head = PackHead::parse(&start, content.size)
+            .map_err(|error| StoreError::BadPin(format!("its pack cannot be read: {error}")))?;
         let mut bytes = BytesMut::from(&start[..PackHead::BYTES]);
         if first == content.size {
             bytes.extend_from_slice(&start[head.index.start as usize..]);
@@ -294,4 +295,3 @@ fn locate_by_pin_row(pin: &Pin, row: &PinRow) -> Result<Located, StoreError> {
     };
     Ok(Located { prefix: Bytes::copy_from_slice(&row.pre), suffix: Bytes::copy_from_slice(&row.suf), place })
 }
-

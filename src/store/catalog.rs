@@ -41,7 +41,9 @@ const FLAG_INDEXED: u8 = 2;
 
 /// The catalog's errors are all of one kind: this node's disk or file is at fault.
 #[derive(Debug, thiserror::Error)]
-#[error("the catalog cannot be read or written: {0}. It is a cache: stop the gateway, delete the folder `catalog` in its data directory, and start again")]
+#[error(
+    "the catalog cannot be read or written: {0}. It is a cache: stop the gateway, delete the folder `catalog` in its data directory, and start again"
+)]
 pub struct CatalogError(#[source] Box<redb::Error>);
 
 impl<E: Into<redb::Error>> From<E> for CatalogError {
@@ -66,7 +68,7 @@ pub struct PinRow {
 
 impl PinRow {
     fn encode(&self) -> Vec<u8> {
-        let flags = u8::from(self.complete) * FLAG_COMPLETE | u8::from(self.indexed) * FLAG_INDEXED;
+        let flags = (u8::from(self.complete) * FLAG_COMPLETE) | (u8::from(self.indexed) * FLAG_INDEXED);
         let mut bytes = Vec::with_capacity(17 + self.body.len());
         bytes.extend_from_slice(&self.number.to_be_bytes());
         bytes.push(flags);
@@ -397,7 +399,9 @@ mod tests {
         let found: Vec<_> = catalog.by_root(b"root").expect("read").into_iter().map(|pin| pin.number).collect();
         assert_eq!(found, [two, one], "newest first");
         assert!(catalog.by_root(b"roo").expect("read").is_empty(), "no prefix matches");
-        catalog.index_blocks("aa/1", one, (0..50_000u32).map(|i| [i.to_be_bytes(); 8].concat().try_into().expect("32 bytes"))).expect("index");
+        catalog
+            .index_blocks("aa/1", one, (0..50_000u32).map(|i| [i.to_be_bytes(); 8].concat().try_into().expect("32 bytes")))
+            .expect("index");
         let block = [77u32.to_be_bytes(); 8].concat().try_into().expect("32 bytes");
         assert_eq!(catalog.by_block(&block).expect("read")[0].key, "aa/1");
         assert!(catalog.by_key("aa/1").expect("read").expect("known").indexed);

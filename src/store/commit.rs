@@ -131,7 +131,9 @@ impl Inner {
         self.measures.observe(Endpoint::RecordWrite, Class::Hosts, begun.elapsed());
         if let (Some(bytes), Some(pack)) = (&commit.pack, &commit.pin.pack) {
             match PackHead::parse(bytes, bytes.len() as u64) {
-                Ok(head) => self.packs_on_disk.keep(&Root(pack.root), &bytes[..PackHead::BYTES], &bytes[head.index.start as usize..]),
+                Ok(head) => {
+                    self.packs_on_disk.keep(&Root(pack.root), &bytes[..PackHead::BYTES], &bytes[head.index.start as usize..])
+                }
                 Err(error) => return Err(StoreError::BadPin(format!("its pack cannot be read: {error}"))),
             }
         }
@@ -139,7 +141,13 @@ impl Inner {
     }
 
     /// Takes a pin that is at its quorum into the catalog.
-    pub async fn adopt(self: &Arc<Self>, key: String, version: u64, body: Vec<u8>, durability: Durability) -> Result<(), StoreError> {
+    pub async fn adopt(
+        self: &Arc<Self>,
+        key: String,
+        version: u64,
+        body: Vec<u8>,
+        durability: Durability,
+    ) -> Result<(), StoreError> {
         let pin = Pin::decode(&body)?;
         let complete = durability == Durability::Complete;
         let inner = self.clone();

@@ -43,8 +43,15 @@ pub struct Content {
 #[derive(Clone, Debug)]
 enum Place {
     /// In the base sector, from this offset on. `used` bytes of the sector are used.
-    Base { at: u32, used: u32 },
-    Slabs { k: u8, m: u8, roots: Arc<[Root]> },
+    Base {
+        at: u32,
+        used: u32,
+    },
+    Slabs {
+        k: u8,
+        m: u8,
+        roots: Arc<[Root]>,
+    },
 }
 
 impl Content {
@@ -171,7 +178,9 @@ impl Contents {
     /// One fetch for all who ask for these bytes at the same time; kept if bodies are kept.
     async fn joined(&self, content: &Content, range: Range<u64>, trace: &Arc<Trace>) -> Result<Bytes, StoreError> {
         let key = Key { root: content.root, offset: range.start, length: (range.end - range.start) as u32 };
-        if self.keep && let Some(body) = self.bodies.get(&key) {
+        if self.keep
+            && let Some(body) = self.bodies.get(&key)
+        {
             trace.body(Tier::Memory, body.len() as u64);
             return Ok(body);
         }
@@ -277,7 +286,8 @@ fn byte_cache(capacity_bytes: u64) -> ByteCache {
     // Few shards: each has its part of the capacity, and a file that fits the whole has to fit the parts, too.
     let shards = (std::thread::available_parallelism().map_or(1, usize::from) / SHARD_CORES).max(1);
     let items = (capacity_bytes / SMALL_UNIT_BYTES).max(1) as usize;
-    let options = OptionsBuilder::new().shards(shards).estimated_items_capacity(items).weight_capacity(capacity_bytes.max(1)).build();
+    let options =
+        OptionsBuilder::new().shards(shards).estimated_items_capacity(items).weight_capacity(capacity_bytes.max(1)).build();
     let options = options.expect("capacities were given");
     Cache::with_options(options, Bytewise, DefaultHashBuilder::default(), DefaultLifecycle::default())
 }

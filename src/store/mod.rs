@@ -37,10 +37,10 @@ use crate::sector::Root;
 use crate::tree::TreeError;
 use crate::tree::skyfile::SkyfileError;
 
+pub use crate::renter::{Completion, Written};
 pub use blocks::BLOCK_BYTES_MAX;
 pub use catalog::{CatalogError, PinRow as CatalogPin};
 pub use commit::{Commit, Durability, UnpinRoot};
-pub use crate::renter::{Completion, Written};
 pub use pin::{NewPin, PIN_ROW_DATA_MAX, PIN_ROWS_MAX, Pin, PinRow, pin_key};
 pub use skyfiles::OpenSkyfile;
 pub use stream::{BodyStream, FileSource};
@@ -78,7 +78,7 @@ pub enum StoreError {
     #[error("the pin that holds this content cannot be used: {0}")]
     BadPin(String),
     #[error("the bytes stored for {0} do not hash to it")]
-    WrongBlock(Cid),
+    WrongBlock(Box<Cid>),
     #[error("{0}")]
     Unsupported(&'static str),
     #[error(transparent)]

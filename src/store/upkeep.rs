@@ -170,7 +170,9 @@ impl Inner {
         let pin = Pin::decode(&row.body)?;
         let mut missing = Vec::new();
         for skyfile in pin.skyfiles.iter().chain(&pin.pack) {
-            if let Completion::Missing(pieces) = self.renter.complete_base(&Root(skyfile.root), Expect { data_length: Some(skyfile.used) }).await? {
+            if let Completion::Missing(pieces) =
+                self.renter.complete_base(&Root(skyfile.root), Expect { data_length: Some(skyfile.used) }).await?
+            {
                 missing.extend(pieces);
             }
             if skyfile.k > 0 {

@@ -81,18 +81,10 @@ pub(in crate::tree) fn parse_varint(bytes: &[u8]) -> Result<Parsed<u64>, CarErro
         value |= u64::from(byte & 0x7f) << (7 * index);
         if byte < 0x80 {
             let is_shortest = byte != 0 || index == 0;
-            return if is_shortest {
-                Ok(Parsed::Done { value, used_bytes: index + 1 })
-            } else {
-                Err(CarError::BadVarint)
-            };
+            return if is_shortest { Ok(Parsed::Done { value, used_bytes: index + 1 }) } else { Err(CarError::BadVarint) };
         }
     }
-    if bytes.len() >= VARINT_BYTES_MAX {
-        Err(CarError::BadVarint)
-    } else {
-        Ok(Parsed::More { needed_bytes: bytes.len() + 1 })
-    }
+    if bytes.len() >= VARINT_BYTES_MAX { Err(CarError::BadVarint) } else { Ok(Parsed::More { needed_bytes: bytes.len() + 1 }) }
 }
 
 /// Cuts `varint length || body` off the front. `limit` sees the length before the body is waited for.
@@ -183,8 +175,7 @@ impl V2Header {
             data_bytes: word(35),
             index_offset: word(43),
         };
-        let end =
-            header.data_offset.checked_add(header.data_bytes).ok_or(CarError::BadHeader("its offsets overflow"))?;
+        let end = header.data_offset.checked_add(header.data_bytes).ok_or(CarError::BadHeader("its offsets overflow"))?;
         if header.data_offset < V2_PREFIX_BYTES as u64 || header.data_bytes == 0 {
             return Err(CarError::BadHeader("its payload lies inside the header or is empty"));
         }
@@ -535,8 +526,7 @@ mod tests {
     fn v2(payload: &[u8], padding: usize, index: &[u8]) -> Vec<u8> {
         let data_offset = (V2_PREFIX_BYTES + padding) as u64;
         let data_bytes = payload.len() as u64;
-        let header =
-            V2Header { characteristics: [0; 16], data_offset, data_bytes, index_offset: data_offset + data_bytes };
+        let header = V2Header { characteristics: [0; 16], data_offset, data_bytes, index_offset: data_offset + data_bytes };
         [&header.encode()[..], &vec![0; padding], payload, index].concat()
     }
 
@@ -588,8 +578,7 @@ mod tests {
             for piece in [1, 2, 7, 50, 51, 52, 1000, car.len()] {
                 let (roots, found) = decode(&car, piece).unwrap();
                 assert_eq!(roots, [cid_of(b"hello")]);
-                let expect: Vec<_> =
-                    blocks.iter().map(|block| (cid_of(block), Bytes::copy_from_slice(block))).collect();
+                let expect: Vec<_> = blocks.iter().map(|block| (cid_of(block), Bytes::copy_from_slice(block))).collect();
                 assert_eq!(found, expect, "pieces of {piece}");
             }
         }
@@ -696,10 +685,7 @@ mod tests {
         check(35, 0, "its payload lies inside the header or is empty");
         check(43, 52, "its index lies inside the payload");
         let far = V2Header { characteristics: [0; 16], data_offset: 1 << 40, data_bytes: 1, index_offset: 0 };
-        assert_eq!(
-            decode(&far.encode(), 20),
-            Err(CarError::BadHeader("more than 1 MiB of padding before its payload"))
-        );
+        assert_eq!(decode(&far.encode(), 20), Err(CarError::BadHeader("more than 1 MiB of padding before its payload")));
         let nested = v2(&car, 0, b"");
         assert_eq!(decode(&nested, 20), Err(CarError::BadHeader("a CARv2 inside a CARv2")));
         assert!(V2Header::parse(&car[..50]).is_err());

@@ -66,16 +66,13 @@ fn decode_link(block: &Bytes, range: std::ops::Range<usize>) -> Result<PbLink, T
     let mut last_number = 0;
     while let Some((number, value)) = fields.next()? {
         if number <= last_number {
-            return Err(malformed(
-                "a link's fields are out of order or stand there twice",
-            ));
+            return Err(malformed("a link's fields are out of order or stand there twice"));
         }
         last_number = number;
         match (number, value) {
             (1, Value::Bytes(range)) => {
-                let found = parse_cid_bytes(&block[range]).map_err(|error| {
-                    TreeError::malformed(FORMAT, format!("a link's CID: {error}"))
-                })?;
+                let found = parse_cid_bytes(&block[range])
+                    .map_err(|error| TreeError::malformed(FORMAT, format!("a link's CID: {error}")))?;
                 cid = Some(found);
             }
             (2, Value::Bytes(range)) => name = Some(block.slice(range)),
@@ -84,23 +81,14 @@ fn decode_link(block: &Bytes, range: std::ops::Range<usize>) -> Result<PbLink, T
         }
     }
     let cid = cid.ok_or_else(|| malformed("a link has no CID"))?;
-    Ok(PbLink {
-        cid,
-        name: name.unwrap_or_default(),
-        tsize: tsize.unwrap_or(0),
-    })
+    Ok(PbLink { cid, name: name.unwrap_or_default(), tsize: tsize.unwrap_or(0) })
 }
 
 /// Encodes in the canonical form: links first, in the order given (a directory's caller sorts them by name), then data.
 /// Name and Tsize are always written, as all importers do.
 pub fn encode(node: &PbNode) -> Vec<u8> {
-    let links_bytes: usize = node
-        .links
-        .iter()
-        .map(|link| link.cid.encoded_len() + link.name.len() + 24)
-        .sum();
-    let mut out =
-        Vec::with_capacity(links_bytes + node.data.as_ref().map_or(0, |data| data.len() + 11));
+    let links_bytes: usize = node.links.iter().map(|link| link.cid.encoded_len() + link.name.len() + 24).sum();
+    let mut out = Vec::with_capacity(links_bytes + node.data.as_ref().map_or(0, |data| data.len() + 11));
     let mut link_bytes = Vec::new();
     for link in &node.links {
         link_bytes.clear();
@@ -129,11 +117,7 @@ mod tests {
     use crate::address::{cid_v1, codec};
 
     fn link(name: &str, tsize: u64) -> PbLink {
-        PbLink {
-            cid: cid_v1(codec::RAW, [name.len() as u8; 32]),
-            name: Bytes::copy_from_slice(name.as_bytes()),
-            tsize,
-        }
+        PbLink { cid: cid_v1(codec::RAW, [name.len() as u8; 32]), name: Bytes::copy_from_slice(name.as_bytes()), tsize }
     }
 
     fn decode_hex(text: &str) -> Result<PbNode, TreeError> {
@@ -144,18 +128,9 @@ mod tests {
     fn round_trip() {
         let rows = [
             PbNode::default(),
-            PbNode {
-                data: Some(Bytes::new()),
-                links: vec![],
-            },
-            PbNode {
-                data: Some(Bytes::from_static(b"x")),
-                links: vec![link("", 0), link("b", 1), link("a", u64::MAX)],
-            },
-            PbNode {
-                data: None,
-                links: vec![link("only", 300)],
-            },
+            PbNode { data: Some(Bytes::new()), links: vec![] },
+            PbNode { data: Some(Bytes::from_static(b"x")), links: vec![link("", 0), link("b", 1), link("a", u64::MAX)] },
+            PbNode { data: None, links: vec![link("only", 300)] },
         ];
         for node in rows {
             assert_eq!(decode(&Bytes::from(encode(&node))), Ok(node));
@@ -166,15 +141,9 @@ mod tests {
     #[test]
     fn accepted_oddities() {
         let data_first = decode_hex("0a0161 1206 0a0401550000").unwrap();
-        assert_eq!(
-            (data_first.data, data_first.links.len()),
-            (Some(Bytes::from_static(b"a")), 1)
-        );
+        assert_eq!((data_first.data, data_first.links.len()), (Some(Bytes::from_static(b"a")), 1));
         let bare_link = decode_hex("1206 0a0401550000").unwrap();
-        assert_eq!(
-            (bare_link.links[0].name.len(), bare_link.links[0].tsize),
-            (0, 0)
-        );
+        assert_eq!((bare_link.links[0].name.len(), bare_link.links[0].tsize), (0, 0));
         let negative_tsize = decode_hex("1211 0a0401550000 18ffffffffffffffffff01").unwrap();
         assert_eq!(negative_tsize.links[0].tsize, u64::MAX);
         let name_not_utf8 = decode_hex("120a 0a0401550000 1202fffe").unwrap();
@@ -191,15 +160,9 @@ mod tests {
             ("0a 80808080808080808001", "a length points past the end"),
             ("12 8080808010", "a length points past the end"),
             ("0a ffffffffffffffffff02", "a number has more than 64 bits"),
-            (
-                "0a ffffffffffffffffffffffff01",
-                "a number has more than 64 bits",
-            ),
+            ("0a ffffffffffffffffffffffff01", "a number has more than 64 bits"),
             ("0a0161 0a0161", "data stands there twice"),
-            (
-                "1206 0a0401550000 0a0161 1206 0a0401550000",
-                "links stand before and after the data",
-            ),
+            ("1206 0a0401550000 0a0161 1206 0a0401550000", "links stand before and after the data"),
             ("08 01", "a node has an unknown field"),
             ("1a 00", "a node has an unknown field"),
             ("0f 00", "a field has an unknown wire type"),
@@ -207,41 +170,20 @@ mod tests {
             ("02 00", "a field number is out of range"),
             ("1200", "a link has no CID"),
             ("1202 1200", "a link has no CID"),
-            (
-                "1208 1200 0a0401550000",
-                "a link's fields are out of order or stand there twice",
-            ),
-            (
-                "120c 0a0401550000 0a0401550000",
-                "a link's fields are out of order or stand there twice",
-            ),
+            ("1208 1200 0a0401550000", "a link's fields are out of order or stand there twice"),
+            ("120c 0a0401550000 0a0401550000", "a link's fields are out of order or stand there twice"),
             ("1208 0a0401550000 2001", "a link has an unknown field"),
             ("1208 0a0401550000 1001", "a link has an unknown field"),
-            (
-                "1202 0a00",
-                "a link's CID: the CID's bytes are malformed: it ends inside a number",
-            ),
+            ("1202 0a00", "a link's CID: the CID's bytes are malformed: it ends inside a number"),
             // An identity CID that claims 129 bytes (boxo 0.35, IPIP-0512).
-            (
-                "1207 0a050155008101",
-                "a link's CID: the CID's digest has 129 bytes, more than 128",
-            ),
-            (
-                "1207 0a050155000000",
-                "a link's CID: the CID's bytes are malformed: bytes are left over after it",
-            ),
+            ("1207 0a050155008101", "a link's CID: the CID's digest has 129 bytes, more than 128"),
+            ("1207 0a050155000000", "a link's CID: the CID's bytes are malformed: bytes are left over after it"),
             // The name's length would fit into the node, but not into its link.
-            (
-                "1208 0a0401550000 1205 0a056162636465",
-                "a length points past the end",
-            ),
+            ("1208 0a0401550000 1205 0a056162636465", "a length points past the end"),
         ];
         for (text, expect) in rows {
             match decode_hex(text) {
-                Err(TreeError::Malformed {
-                    format: "dag-pb",
-                    why,
-                }) if why == expect => {}
+                Err(TreeError::Malformed { format: "dag-pb", why }) if why == expect => {}
                 other => panic!("{text}: {other:?}, not {expect}"),
             }
         }
@@ -250,24 +192,12 @@ mod tests {
     #[test]
     fn bombs_are_stopped_before_they_cost() {
         let big = Bytes::from(vec![0u8; NODE_BYTES_MAX + 1]);
-        assert!(matches!(
-            decode(&big),
-            Err(TreeError::TooLarge {
-                what: "bytes of a node",
-                ..
-            })
-        ));
+        assert!(matches!(decode(&big), Err(TreeError::TooLarge { what: "bytes of a node", .. })));
         let one_link = hex::decode("12060a0401550000").unwrap();
         let full = Bytes::from(one_link.repeat(NODE_LINKS_MAX));
         assert_eq!(decode(&full).unwrap().links.len(), NODE_LINKS_MAX);
         let over = Bytes::from(one_link.repeat(NODE_LINKS_MAX + 1));
-        assert!(matches!(
-            decode(&over),
-            Err(TreeError::TooLarge {
-                what: "links of a node",
-                ..
-            })
-        ));
+        assert!(matches!(decode(&over), Err(TreeError::TooLarge { what: "links of a node", .. })));
     }
 
     proptest! {

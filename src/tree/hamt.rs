@@ -78,18 +78,14 @@ pub enum ShardItem {
 impl ShardNode {
     /// Checks fanout, hash, bitfield and links against each other.
     pub(super) fn parse(message: &UnixFs, links: Vec<PbLink>) -> Result<ShardNode, TreeError> {
-        let fanout = message
-            .fanout
-            .ok_or_else(|| malformed("the fanout is missing"))?;
+        let fanout = message.fanout.ok_or_else(|| malformed("the fanout is missing"))?;
         if !fanout.is_power_of_two() || !(FANOUT_MIN..=FANOUT_MAX).contains(&fanout) {
             return Err(malformed("the fanout is no power of two from 8 to 1024"));
         }
         match message.hash_type {
             Some(HASH_MURMUR3) => {}
             Some(other) => {
-                return Err(TreeError::unsupported(format!(
-                    "HAMT with hash 0x{other:x}"
-                )));
+                return Err(TreeError::unsupported(format!("HAMT with hash 0x{other:x}")));
             }
             None => return Err(malformed("the hash is missing")),
         }
@@ -115,15 +111,10 @@ impl ShardNode {
     fn check_links(&self) -> Result<(), TreeError> {
         let used_slots: u32 = self.bitfield.iter().map(|word| word.count_ones()).sum();
         if used_slots as usize != self.links.len() {
-            return Err(malformed(
-                "the bitfield does not have as many bits as there are links",
-            ));
+            return Err(malformed("the bitfield does not have as many bits as there are links"));
         }
         for (slot, link) in self.slots() {
-            let prefix = link
-                .name
-                .get(..self.prefix_chars)
-                .ok_or_else(|| malformed("a link's name is shorter than its slot"))?;
+            let prefix = link.name.get(..self.prefix_chars).ok_or_else(|| malformed("a link's name is shorter than its slot"))?;
             if prefix != &slot_hex(slot)[SLOT_CHARS_MAX - self.prefix_chars..] {
                 return Err(malformed("a link's name does not begin with its slot"));
             }
@@ -136,9 +127,7 @@ impl ShardNode {
 
     /// Used slots in order, each with its link.
     fn slots(&self) -> impl Iterator<Item = (u32, &PbLink)> {
-        (0..self.fanout())
-            .filter(|slot| self.is_used(*slot))
-            .zip(&self.links)
+        (0..self.fanout()).filter(|slot| self.is_used(*slot)).zip(&self.links)
     }
 
     fn is_used(&self, slot: u32) -> bool {
@@ -153,11 +142,7 @@ impl ShardNode {
         }
         let word = slot as usize / 64;
         let below_in_word = self.bitfield[word] & ((1 << (slot % 64)) - 1);
-        let rank: u32 = self.bitfield[..word]
-            .iter()
-            .map(|word| word.count_ones())
-            .sum::<u32>()
-            + below_in_word.count_ones();
+        let rank: u32 = self.bitfield[..word].iter().map(|word| word.count_ones()).sum::<u32>() + below_in_word.count_ones();
         let link = &self.links[rank as usize];
         Ok(match &link.name[self.prefix_chars..] {
             [] => Shard::Child(link.cid),
@@ -182,11 +167,7 @@ impl ShardNode {
         if link.name.len() == self.prefix_chars {
             return Some(ShardItem::Child(link.cid));
         }
-        Some(ShardItem::Entry {
-            name: link.name.slice(self.prefix_chars..),
-            cid: link.cid,
-            tsize: link.tsize,
-        })
+        Some(ShardItem::Entry { name: link.name.slice(self.prefix_chars..), cid: link.cid, tsize: link.tsize })
     }
 
     /// All items, in the order of the slots.
@@ -219,9 +200,7 @@ impl ShardNode {
     /// one, and a tree of empty shards would be a listing without end and without entries.
     pub fn check_below(&self, below: &ShardNode) -> Result<(), TreeError> {
         if below.width_bits != self.width_bits {
-            return Err(malformed(
-                "a shard has another fanout than the one above it",
-            ));
+            return Err(malformed("a shard has another fanout than the one above it"));
         }
         if below.is_empty() {
             return Err(malformed("a shard below the top is empty"));
@@ -234,9 +213,7 @@ impl ShardNode {
     pub fn check_trail(&self, name: &[u8], trail: u64, levels: u32) -> Result<(), TreeError> {
         let used_bits = self.used_bits(levels)?;
         if used_bits > 0 && murmur3_x64_64(name) >> (HASH_BITS - used_bits) != trail {
-            return Err(malformed(
-                "an entry stands in a slot where its name does not belong",
-            ));
+            return Err(malformed("an entry stands in a slot where its name does not belong"));
         }
         Ok(())
     }
@@ -261,11 +238,7 @@ impl ShardNode {
     /// Hash bits that `levels` levels use up.
     fn used_bits(&self, levels: u32) -> Result<u32, TreeError> {
         let used_bits = levels.saturating_mul(self.width_bits);
-        TreeError::check_limit(
-            "bits of a name's hash that a HAMT uses",
-            used_bits as usize,
-            HASH_BITS as usize,
-        )?;
+        TreeError::check_limit("bits of a name's hash that a HAMT uses", used_bits as usize, HASH_BITS as usize)?;
         Ok(used_bits)
     }
 }
@@ -300,19 +273,9 @@ pub fn murmur3_x64_64(data: &[u8]) -> u64 {
     for block in &mut blocks {
         let (low, high) = block.split_at(8);
         h1 ^= mix_1(u64::from_le_bytes(low.try_into().expect("half of sixteen")));
-        h1 = h1
-            .rotate_left(27)
-            .wrapping_add(h2)
-            .wrapping_mul(5)
-            .wrapping_add(0x52dc_e729);
-        h2 ^= mix_2(u64::from_le_bytes(
-            high.try_into().expect("half of sixteen"),
-        ));
-        h2 = h2
-            .rotate_left(31)
-            .wrapping_add(h1)
-            .wrapping_mul(5)
-            .wrapping_add(0x3849_5ab5);
+        h1 = h1.rotate_left(27).wrapping_add(h2).wrapping_mul(5).wrapping_add(0x52dc_e729);
+        h2 ^= mix_2(u64::from_le_bytes(high.try_into().expect("half of sixteen")));
+        h2 = h2.rotate_left(31).wrapping_add(h1).wrapping_mul(5).wrapping_add(0x3849_5ab5);
     }
     let mut tail = [0u8; 16];
     tail[..blocks.remainder().len()].copy_from_slice(blocks.remainder());
@@ -355,10 +318,7 @@ mod tests {
             ("", 0),
             ("hello", 0xcbd8_a7b3_41bd_9b02),
             ("hello, world", 0x342f_ac62_3a5e_bc8e),
-            (
-                "The quick brown fox jumps over the lazy dog.",
-                0xcd99_481f_9ee9_02c9,
-            ),
+            ("The quick brown fox jumps over the lazy dog.", 0xcd99_481f_9ee9_02c9),
         ];
         for (text, expect) in rows {
             assert_eq!(murmur3_x64_64(text.as_bytes()), expect, "{text:?}");
@@ -375,11 +335,7 @@ mod tests {
     }
 
     fn link(name: &str, codec: u64) -> PbLink {
-        PbLink {
-            cid: cid_v1(codec, [9; 32]),
-            name: Bytes::copy_from_slice(name.as_bytes()),
-            tsize: 1,
-        }
+        PbLink { cid: cid_v1(codec, [9; 32]), name: Bytes::copy_from_slice(name.as_bytes()), tsize: 1 }
     }
 
     fn entry(name: &str) -> PbLink {
@@ -388,56 +344,22 @@ mod tests {
 
     #[test]
     fn attacks() {
-        let ok = |fanout, bitfield: &[u8], links: Vec<PbLink>| {
-            ShardNode::parse(&message(fanout, bitfield), links).map(|_| ())
-        };
+        let ok = |fanout, bitfield: &[u8], links: Vec<PbLink>| ShardNode::parse(&message(fanout, bitfield), links).map(|_| ());
         assert_eq!(ok(256, &[1], vec![entry("00a")]), Ok(()));
-        assert_eq!(
-            ok(256, &[0, 0, 1], vec![entry("00a")]),
-            Ok(()),
-            "leading zero bytes"
-        );
+        assert_eq!(ok(256, &[0, 0, 1], vec![entry("00a")]), Ok(()), "leading zero bytes");
         assert_eq!(ok(8, &[0x81], vec![entry("0a"), entry("7b")]), Ok(()));
         assert_eq!(ok(1024, &[1, 0, 0], vec![entry("010x")]), Ok(()));
         assert_eq!(ok(256, &[], vec![]), Ok(()));
         // CVE-2023-23625, -23631 (fanout) and -23626 (bitfield): each was a panic or a large allocation elsewhere.
         let fanout = "the fanout is no power of two from 8 to 1024";
-        for bad in [
-            0,
-            1,
-            2,
-            4,
-            7,
-            12,
-            255,
-            257,
-            2048,
-            1 << 32,
-            1 << 63,
-            u64::MAX,
-            i64::MIN as u64,
-        ] {
-            assert_eq!(
-                ok(bad, &[1], vec![entry("00a")]),
-                Err(malformed(fanout)),
-                "{bad}"
-            );
+        for bad in [0, 1, 2, 4, 7, 12, 255, 257, 2048, 1 << 32, 1 << 63, u64::MAX, i64::MIN as u64] {
+            assert_eq!(ok(bad, &[1], vec![entry("00a")]), Err(malformed(fanout)), "{bad}");
         }
         let count = "the bitfield does not have as many bits as there are links";
         let slot = "a link's name does not begin with its slot";
         let rows: Vec<(u64, &[u8], Vec<PbLink>, &str)> = vec![
-            (
-                256,
-                &[1; 33],
-                vec![entry("00a")],
-                "the bitfield is longer than the fanout",
-            ),
-            (
-                8,
-                &[1, 0],
-                vec![entry("8a")],
-                "the bitfield is longer than the fanout",
-            ),
+            (256, &[1; 33], vec![entry("00a")], "the bitfield is longer than the fanout"),
+            (8, &[1, 0], vec![entry("8a")], "the bitfield is longer than the fanout"),
             (256, &[], vec![entry("00a")], count),
             (256, &[3], vec![entry("00a")], count),
             (256, &[1], vec![], count),
@@ -446,51 +368,19 @@ mod tests {
             (256, &[4, 0], vec![entry("0aa")], slot),
             (256, &[3], vec![entry("01a"), entry("00b")], slot),
             (256, &[3], vec![entry("00a"), entry("00b")], slot),
-            (
-                256,
-                &[1],
-                vec![entry("0")],
-                "a link's name is shorter than its slot",
-            ),
-            (
-                256,
-                &[1],
-                vec![entry("")],
-                "a link's name is shorter than its slot",
-            ),
+            (256, &[1], vec![entry("0")], "a link's name is shorter than its slot"),
+            (256, &[1], vec![entry("")], "a link's name is shorter than its slot"),
             (256, &[1], vec![entry("00")], "a shard below is not dag-pb"),
         ];
         for (fanout, bitfield, links, expect) in rows {
-            assert_eq!(
-                ok(fanout, bitfield, links),
-                Err(malformed(expect)),
-                "{fanout} {bitfield:02x?}"
-            );
+            assert_eq!(ok(fanout, bitfield, links), Err(malformed(expect)), "{fanout} {bitfield:02x?}");
         }
-        let no_fanout = UnixFs {
-            fanout: None,
-            ..message(256, &[1])
-        };
-        assert_eq!(
-            ShardNode::parse(&no_fanout, vec![entry("00a")]),
-            Err(malformed("the fanout is missing"))
-        );
-        let no_hash = UnixFs {
-            hash_type: None,
-            ..message(256, &[1])
-        };
-        assert_eq!(
-            ShardNode::parse(&no_hash, vec![entry("00a")]),
-            Err(malformed("the hash is missing"))
-        );
-        let other_hash = UnixFs {
-            hash_type: Some(0x12),
-            ..message(256, &[1])
-        };
-        assert!(matches!(
-            ShardNode::parse(&other_hash, vec![entry("00a")]),
-            Err(TreeError::Unsupported { .. })
-        ));
+        let no_fanout = UnixFs { fanout: None, ..message(256, &[1]) };
+        assert_eq!(ShardNode::parse(&no_fanout, vec![entry("00a")]), Err(malformed("the fanout is missing")));
+        let no_hash = UnixFs { hash_type: None, ..message(256, &[1]) };
+        assert_eq!(ShardNode::parse(&no_hash, vec![entry("00a")]), Err(malformed("the hash is missing")));
+        let other_hash = UnixFs { hash_type: Some(0x12), ..message(256, &[1]) };
+        assert!(matches!(ShardNode::parse(&other_hash, vec![entry("00a")]), Err(TreeError::Unsupported { .. })));
     }
 
     #[test]
@@ -499,13 +389,7 @@ mod tests {
             let shard = ShardNode::parse(&message(fanout, &[]), vec![]).unwrap();
             assert_eq!(shard.lookup(b"name", levels - 1), Ok(Shard::Absent));
             for too_deep in [levels, levels + 1, u32::MAX] {
-                assert!(
-                    matches!(
-                        shard.lookup(b"name", too_deep),
-                        Err(TreeError::TooLarge { .. })
-                    ),
-                    "{fanout} at {too_deep}"
-                );
+                assert!(matches!(shard.lookup(b"name", too_deep), Err(TreeError::TooLarge { .. })), "{fanout} at {too_deep}");
             }
         }
     }
@@ -516,16 +400,8 @@ mod tests {
         let narrow = ShardNode::parse(&message(16, &[1]), vec![entry("0a")]).unwrap();
         let full = ShardNode::parse(&message(256, &[1]), vec![entry("00a")]).unwrap();
         assert_eq!(top.check_below(&full), Ok(()));
-        assert_eq!(
-            top.check_below(&top),
-            Err(malformed("a shard below the top is empty"))
-        );
-        assert_eq!(
-            top.check_below(&narrow),
-            Err(malformed(
-                "a shard has another fanout than the one above it"
-            ))
-        );
+        assert_eq!(top.check_below(&top), Err(malformed("a shard below the top is empty")));
+        assert_eq!(top.check_below(&narrow), Err(malformed("a shard has another fanout than the one above it")));
     }
 
     /// Every name is found where the encoder of the tests put it, at every fanout.
@@ -534,10 +410,7 @@ mod tests {
         for fanout in [8, 16, 64, 256, 512, 1024] {
             let mut dag = TestDag::default();
             let names: Vec<String> = (0..700).map(|i| format!("file-{i:05}.txt")).collect();
-            let entries: Vec<_> = names
-                .iter()
-                .map(|name| (name.clone(), dag.raw(name.as_bytes())))
-                .collect();
+            let entries: Vec<_> = names.iter().map(|name| (name.clone(), dag.raw(name.as_bytes()))).collect();
             let top = dag.shards(&entries, fanout);
             for (name, cid) in &entries {
                 assert_eq!(find(&dag, top, name), Some(*cid), "{name} at {fanout}");
@@ -550,9 +423,7 @@ mod tests {
     fn find(dag: &TestDag, top: Cid, name: &str) -> Option<Cid> {
         let mut cid = top;
         for depth in 0.. {
-            let TreeNode::Shard(shard) = parse_node(&cid, &dag.block(&cid)).unwrap() else {
-                panic!("not a shard")
-            };
+            let TreeNode::Shard(shard) = parse_node(&cid, &dag.block(&cid)).unwrap() else { panic!("not a shard") };
             match shard.lookup(name.as_bytes(), depth).unwrap() {
                 Shard::Entry(found) => return Some(found),
                 Shard::Child(below) => cid = below,
@@ -565,33 +436,21 @@ mod tests {
     /// A shard made by kubo, from the conformance suite: one level of 256.
     #[test]
     fn kubo_shard() {
-        let Some(dag) = TestDag::from_car(
-            "conformance/fixtures/trustless_gateway_car/single-layer-hamt-with-multi-block-files.car",
-        ) else {
+        let Some(dag) =
+            TestDag::from_car("conformance/fixtures/trustless_gateway_car/single-layer-hamt-with-multi-block-files.car")
+        else {
             return;
         };
         let top = dag.roots[0];
-        let TreeNode::Shard(shard) = parse_node(&top, &dag.block(&top)).unwrap() else {
-            panic!("not a shard")
-        };
-        assert_eq!(
-            (
-                shard.fanout(),
-                shard.subshards().count() + shard.entries().count()
-            ),
-            (256, shard.len())
-        );
+        let TreeNode::Shard(shard) = parse_node(&top, &dag.block(&top)).unwrap() else { panic!("not a shard") };
+        assert_eq!((shard.fanout(), shard.subshards().count() + shard.entries().count()), (256, shard.len()));
         let mut seen = 0;
         for (index, item) in shard.items().enumerate() {
             if let ShardItem::Entry { name, cid, .. } = item {
                 assert_eq!(shard.lookup(&name, 0), Ok(Shard::Entry(cid)));
                 let slot = shard.used_slots().nth(index).unwrap();
                 assert_eq!(shard.check_trail(&name, shard.trail(0, slot), 1), Ok(()));
-                assert!(
-                    shard
-                        .check_trail(&name, shard.trail(0, slot ^ 1), 1)
-                        .is_err()
-                );
+                assert!(shard.check_trail(&name, shard.trail(0, slot ^ 1), 1).is_err());
                 seen += 1;
             }
         }

@@ -72,10 +72,7 @@ pub enum TreeError {
 impl TreeError {
     /// Shorthand for [`TreeError::Malformed`].
     pub fn malformed(format: &'static str, why: impl Into<Cow<'static, str>>) -> TreeError {
-        TreeError::Malformed {
-            format,
-            why: why.into(),
-        }
+        TreeError::Malformed { format, why: why.into() }
     }
 
     /// Shorthand for [`TreeError::Unsupported`].
@@ -85,14 +82,6 @@ impl TreeError {
 
     /// `Ok` while `have` is within `max`.
     pub fn check_limit(what: &'static str, have: usize, max: usize) -> Result<(), TreeError> {
-        if have <= max {
-            Ok(())
-        } else {
-            Err(TreeError::TooLarge {
-                what,
-                have: have as u64,
-                max: max as u64,
-            })
-        }
+        if have <= max { Ok(()) } else { Err(TreeError::TooLarge { what, have: have as u64, max: max as u64 }) }
     }
 }

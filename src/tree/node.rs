@@ -99,30 +99,20 @@ pub fn parse_node(cid: &Cid, block: &Bytes) -> Result<TreeNode, TreeError> {
             let PbNode { data, links } = dagpb::decode(block)?;
             match data {
                 Some(data) => parse_unixfs(unixfs::decode(&data)?, links),
-                None => Ok(TreeNode::Other {
-                    codec: codec::DAG_PB,
-                    bytes: block.clone(),
-                }),
+                None => Ok(TreeNode::Other { codec: codec::DAG_PB, bytes: block.clone() }),
             }
         }
-        other => Ok(TreeNode::Other {
-            codec: other,
-            bytes: block.clone(),
-        }),
+        other => Ok(TreeNode::Other { codec: other, bytes: block.clone() }),
     }
 }
 
 fn parse_unixfs(message: UnixFs, links: Vec<PbLink>) -> Result<TreeNode, TreeError> {
     match message.kind {
         Kind::File => Ok(TreeNode::File(Arc::new(FileNode::parse(message, links)?))),
-        Kind::Raw if links.is_empty() => {
-            Ok(TreeNode::File(Arc::new(FileNode::parse(message, links)?)))
-        }
+        Kind::Raw if links.is_empty() => Ok(TreeNode::File(Arc::new(FileNode::parse(message, links)?))),
         Kind::Raw => Err(malformed("a raw node has links")),
         Kind::Directory => Ok(TreeNode::Dir(Arc::new(DirNode::new(message, links)))),
-        Kind::HamtShard => Ok(TreeNode::Shard(Arc::new(ShardNode::parse(
-            &message, links,
-        )?))),
+        Kind::HamtShard => Ok(TreeNode::Shard(Arc::new(ShardNode::parse(&message, links)?))),
         Kind::Symlink => parse_symlink(&message),
         Kind::Metadata => Err(TreeError::unsupported("UnixFS metadata nodes")),
     }
@@ -130,13 +120,8 @@ fn parse_unixfs(message: UnixFs, links: Vec<PbLink>) -> Result<TreeNode, TreeErr
 
 fn parse_symlink(message: &UnixFs) -> Result<TreeNode, TreeError> {
     let target = message.data.as_deref().unwrap_or_default();
-    TreeError::check_limit(
-        "bytes of a symlink's target",
-        target.len(),
-        SYMLINK_BYTES_MAX,
-    )?;
-    let target =
-        std::str::from_utf8(target).map_err(|_| malformed("a symlink's target is not UTF-8"))?;
+    TreeError::check_limit("bytes of a symlink's target", target.len(), SYMLINK_BYTES_MAX)?;
+    let target = std::str::from_utf8(target).map_err(|_| malformed("a symlink's target is not UTF-8"))?;
     Ok(TreeNode::Symlink(target.to_owned()))
 }
 
@@ -149,25 +134,13 @@ impl FileNode {
         let mut size = inline.len() as u64;
         let mut children = Vec::with_capacity(links.len());
         for (link, len) in links.iter().zip(message.blocksizes) {
-            children.push(FileChild {
-                cid: link.cid,
-                start: size,
-                len,
-            });
-            size = size
-                .checked_add(len)
-                .ok_or_else(|| malformed("a file's block sizes add up to more than 64 bits"))?;
+            children.push(FileChild { cid: link.cid, start: size, len });
+            size = size.checked_add(len).ok_or_else(|| malformed("a file's block sizes add up to more than 64 bits"))?;
         }
         if message.filesize.is_some_and(|said| said != size) {
             return Err(malformed("a file's size is not the sum of its parts"));
         }
-        Ok(FileNode {
-            inline,
-            size,
-            children,
-            mode: message.mode,
-            mtime: message.mtime,
-        })
+        Ok(FileNode { inline, size, children, mode: message.mode, mtime: message.mtime })
     }
 
     /// The parts that cover `range` (clipped to the file), in order. The way down a tree of several levels: ask each child's
@@ -177,18 +150,11 @@ impl FileNode {
         let range = range.start.min(end)..end;
         let inline_end = range.end.min(self.inline.len() as u64);
         // Both ends are within the inline bytes, so the casts lose nothing.
-        let inline = (range.start < inline_end).then(|| {
-            FilePart::Inline(self.inline.slice(range.start as usize..inline_end as usize))
-        });
-        let first = self
-            .children
-            .partition_point(|child| child.end() <= range.start);
-        let children = self.children[first..]
-            .iter()
-            .take_while(move |child| child.start < range.end);
-        inline
-            .into_iter()
-            .chain(children.filter_map(move |child| child.part(range.start, range.end)))
+        let inline =
+            (range.start < inline_end).then(|| FilePart::Inline(self.inline.slice(range.start as usize..inline_end as usize)));
+        let first = self.children.partition_point(|child| child.end() <= range.start);
+        let children = self.children[first..].iter().take_while(move |child| child.start < range.end);
+        inline.into_iter().chain(children.filter_map(move |child| child.part(range.start, range.end)))
     }
 }
 
@@ -199,12 +165,8 @@ impl FileChild {
     }
 
     fn part(&self, start: u64, end: u64) -> Option<FilePart> {
-        let within =
-            start.max(self.start) - self.start..end.min(self.end()).saturating_sub(self.start);
-        (!within.is_empty()).then(|| FilePart::Child {
-            child: self.clone(),
-            within,
-        })
+        let within = start.max(self.start) - self.start..end.min(self.end()).saturating_sub(self.start);
+        (!within.is_empty()).then(|| FilePart::Child { child: self.clone(), within })
     }
 
     /// Is `node`, parsed from this child's block, a part of a file of the length that the parent says?
@@ -213,36 +175,18 @@ impl FileChild {
         let len = match node {
             TreeNode::Raw(bytes) => bytes.len() as u64,
             TreeNode::File(file) => file.size,
-            TreeNode::Dir(_)
-            | TreeNode::Shard(_)
-            | TreeNode::Symlink(_)
-            | TreeNode::Other { .. } => {
+            TreeNode::Dir(_) | TreeNode::Shard(_) | TreeNode::Symlink(_) | TreeNode::Other { .. } => {
                 return Err(malformed("a file's part is not a file"));
             }
         };
-        if len == self.len {
-            Ok(())
-        } else {
-            Err(malformed(
-                "a file's part has not the length that its parent says",
-            ))
-        }
+        if len == self.len { Ok(()) } else { Err(malformed("a file's part has not the length that its parent says")) }
     }
 }
 
 impl DirNode {
     fn new(message: UnixFs, links: Vec<PbLink>) -> DirNode {
-        let order = if links.is_sorted_by(|a, b| a.name <= b.name) {
-            LinkOrder::ByName
-        } else {
-            LinkOrder::Unknown
-        };
-        DirNode {
-            links,
-            order,
-            mode: message.mode,
-            mtime: message.mtime,
-        }
+        let order = if links.is_sorted_by(|a, b| a.name <= b.name) { LinkOrder::ByName } else { LinkOrder::Unknown };
+        DirNode { links, order, mode: message.mode, mtime: message.mtime }
     }
 
     /// All entries, in the order of the block.
@@ -280,19 +224,11 @@ mod tests {
     }
 
     fn parse(message: UnixFs, links: &[(&str, Cid)]) -> Result<TreeNode, TreeError> {
-        parse_node(
-            &cid_v1(codec::DAG_PB, [0; 32]),
-            &Bytes::from(pb_block(&message, links)),
-        )
+        parse_node(&cid_v1(codec::DAG_PB, [0; 32]), &Bytes::from(pb_block(&message, links)))
     }
 
     fn file(data: &'static [u8], filesize: Option<u64>, blocksizes: &[u64]) -> UnixFs {
-        UnixFs {
-            data: Some(Bytes::from_static(data)),
-            filesize,
-            blocksizes: blocksizes.to_vec(),
-            ..UnixFs::new(Kind::File)
-        }
+        UnixFs { data: Some(Bytes::from_static(data)), filesize, blocksizes: blocksizes.to_vec(), ..UnixFs::new(Kind::File) }
     }
 
     type FileRow<'a> = (UnixFs, &'a [(&'a str, Cid)], Result<u64, &'static str>);
@@ -306,62 +242,16 @@ mod tests {
             (file(b"abc", Some(3), &[]), &[], Ok(3)),
             (file(b"abc", Some(33), &[10, 20]), &two, Ok(33)),
             (file(b"", None, &[10, 20]), &two, Ok(30)),
-            (
-                file(b"", Some(u64::MAX), &[u64::MAX - 1, 1]),
-                &two,
-                Ok(u64::MAX),
-            ),
-            (
-                file(b"abc", Some(4), &[]),
-                &[],
-                Err("a file's size is not the sum of its parts"),
-            ),
-            (
-                file(b"", Some(29), &[10, 20]),
-                &two,
-                Err("a file's size is not the sum of its parts"),
-            ),
-            (
-                file(b"", Some(10), &[10]),
-                &two,
-                Err("a file has not as many block sizes as links"),
-            ),
-            (
-                file(b"", Some(30), &[10, 10, 10]),
-                &two,
-                Err("a file has not as many block sizes as links"),
-            ),
-            (
-                file(b"", Some(0), &[]),
-                &two,
-                Err("a file has not as many block sizes as links"),
-            ),
-            (
-                file(b"", Some(0), &[u64::MAX, 1]),
-                &two,
-                Err("a file's block sizes add up to more than 64 bits"),
-            ),
-            (
-                file(b"a", None, &[u64::MAX, 0]),
-                &two,
-                Err("a file's block sizes add up to more than 64 bits"),
-            ),
-            (
-                UnixFs {
-                    kind: Kind::Raw,
-                    ..file(b"abc", Some(3), &[])
-                },
-                &[],
-                Ok(3),
-            ),
-            (
-                UnixFs {
-                    kind: Kind::Raw,
-                    ..file(b"", Some(20), &[10, 10])
-                },
-                &two,
-                Err("a raw node has links"),
-            ),
+            (file(b"", Some(u64::MAX), &[u64::MAX - 1, 1]), &two, Ok(u64::MAX)),
+            (file(b"abc", Some(4), &[]), &[], Err("a file's size is not the sum of its parts")),
+            (file(b"", Some(29), &[10, 20]), &two, Err("a file's size is not the sum of its parts")),
+            (file(b"", Some(10), &[10]), &two, Err("a file has not as many block sizes as links")),
+            (file(b"", Some(30), &[10, 10, 10]), &two, Err("a file has not as many block sizes as links")),
+            (file(b"", Some(0), &[]), &two, Err("a file has not as many block sizes as links")),
+            (file(b"", Some(0), &[u64::MAX, 1]), &two, Err("a file's block sizes add up to more than 64 bits")),
+            (file(b"a", None, &[u64::MAX, 0]), &two, Err("a file's block sizes add up to more than 64 bits")),
+            (UnixFs { kind: Kind::Raw, ..file(b"abc", Some(3), &[]) }, &[], Ok(3)),
+            (UnixFs { kind: Kind::Raw, ..file(b"", Some(20), &[10, 10]) }, &two, Err("a raw node has links")),
         ];
         for (message, links, expect) in rows {
             match (parse(message.clone(), links), expect) {
@@ -374,67 +264,25 @@ mod tests {
 
     #[test]
     fn other_kinds() {
-        let symlink = |target: Vec<u8>| {
-            parse(
-                UnixFs {
-                    data: Some(target.into()),
-                    ..UnixFs::new(Kind::Symlink)
-                },
-                &[],
-            )
-        };
-        assert_eq!(
-            symlink(b"../a".to_vec()),
-            Ok(TreeNode::Symlink("../a".into()))
-        );
-        assert_eq!(
-            symlink(vec![0xff]),
-            Err(malformed("a symlink's target is not UTF-8"))
-        );
-        assert!(matches!(
-            symlink(vec![b'a'; SYMLINK_BYTES_MAX + 1]),
-            Err(TreeError::TooLarge { .. })
-        ));
-        assert!(matches!(
-            parse(UnixFs::new(Kind::Metadata), &[]),
-            Err(TreeError::Unsupported { .. })
-        ));
+        let symlink = |target: Vec<u8>| parse(UnixFs { data: Some(target.into()), ..UnixFs::new(Kind::Symlink) }, &[]);
+        assert_eq!(symlink(b"../a".to_vec()), Ok(TreeNode::Symlink("../a".into())));
+        assert_eq!(symlink(vec![0xff]), Err(malformed("a symlink's target is not UTF-8")));
+        assert!(matches!(symlink(vec![b'a'; SYMLINK_BYTES_MAX + 1]), Err(TreeError::TooLarge { .. })));
+        assert!(matches!(parse(UnixFs::new(Kind::Metadata), &[]), Err(TreeError::Unsupported { .. })));
         let empty = Bytes::new();
-        assert_eq!(
-            parse_node(&cid_v1(codec::RAW, [0; 32]), &empty),
-            Ok(TreeNode::Raw(empty.clone()))
-        );
+        assert_eq!(parse_node(&cid_v1(codec::RAW, [0; 32]), &empty), Ok(TreeNode::Raw(empty.clone())));
         for codec in [codec::DAG_PB, codec::DAG_CBOR, 0x99] {
-            assert_eq!(
-                parse_node(&cid_v1(codec, [0; 32]), &empty),
-                Ok(TreeNode::Other {
-                    codec,
-                    bytes: empty.clone()
-                })
-            );
+            assert_eq!(parse_node(&cid_v1(codec, [0; 32]), &empty), Ok(TreeNode::Other { codec, bytes: empty.clone() }));
         }
     }
 
     #[test]
     fn directories_are_searched_sorted_or_not() {
         for names in [["a", "b", "b", "c"], ["c", "b", "b", "a"]] {
-            let links: Vec<_> = names
-                .iter()
-                .zip(1..)
-                .map(|(name, seed)| (*name, cid_v1(codec::RAW, [seed; 32])))
-                .collect();
-            let Ok(TreeNode::Dir(dir)) = parse(UnixFs::new(Kind::Directory), &links) else {
-                panic!("not a directory")
-            };
-            assert_eq!(
-                dir.lookup(b"b").unwrap().cid,
-                links[1].1,
-                "the first of two"
-            );
-            assert_eq!(
-                dir.lookup(b"a").unwrap().cid,
-                links[if names[0] == "a" { 0 } else { 3 }].1
-            );
+            let links: Vec<_> = names.iter().zip(1..).map(|(name, seed)| (*name, cid_v1(codec::RAW, [seed; 32]))).collect();
+            let Ok(TreeNode::Dir(dir)) = parse(UnixFs::new(Kind::Directory), &links) else { panic!("not a directory") };
+            assert_eq!(dir.lookup(b"b").unwrap().cid, links[1].1, "the first of two");
+            assert_eq!(dir.lookup(b"a").unwrap().cid, links[if names[0] == "a" { 0 } else { 3 }].1);
             for absent in ["", "0", "bb", "d"] {
                 assert_eq!(dir.lookup(absent.as_bytes()), None);
             }
@@ -446,27 +294,17 @@ mod tests {
             FilePart::Inline(bytes) => {
                 format!("inline {}", String::from_utf8(bytes.to_vec()).unwrap())
             }
-            FilePart::Child { child, within } => format!(
-                "{}: {}..{}",
-                child.cid.hash().digest()[0],
-                within.start,
-                within.end
-            ),
+            FilePart::Child { child, within } => format!("{}: {}..{}", child.cid.hash().digest()[0], within.start, within.end),
         }
     }
 
     #[test]
     fn parts_of_a_range() {
         let links = [raw_link(1), raw_link(2), raw_link(3), raw_link(4)];
-        let Ok(TreeNode::File(node)) = parse(file(b"abc", None, &[10, 0, 20, 5]), &links) else {
-            panic!("not a file")
-        };
+        let Ok(TreeNode::File(node)) = parse(file(b"abc", None, &[10, 0, 20, 5]), &links) else { panic!("not a file") };
         let rows: [(Range<u64>, &[&str]); 12] = [
             (0..38, &["inline abc", "1: 0..10", "3: 0..20", "4: 0..5"]),
-            (
-                0..u64::MAX,
-                &["inline abc", "1: 0..10", "3: 0..20", "4: 0..5"],
-            ),
+            (0..u64::MAX, &["inline abc", "1: 0..10", "3: 0..20", "4: 0..5"]),
             (0..0, &[]),
             (1..2, &["inline b"]),
             (2..4, &["inline c", "1: 0..1"]),
@@ -479,27 +317,15 @@ mod tests {
             (5..5, &[]),
         ];
         for (range, expect) in rows {
-            assert_eq!(
-                node.parts(range.clone()).map(show).collect::<Vec<_>>(),
-                expect,
-                "{range:?}"
-            );
+            assert_eq!(node.parts(range.clone()).map(show).collect::<Vec<_>>(), expect, "{range:?}");
         }
     }
 
     /// Reads a file as the store does, but from memory and leaf by leaf.
-    fn read(
-        dag: &TestDag,
-        cid: &Cid,
-        range: Range<u64>,
-        depth: usize,
-        out: &mut Vec<u8>,
-    ) -> Result<(), TreeError> {
+    fn read(dag: &TestDag, cid: &Cid, range: Range<u64>, depth: usize, out: &mut Vec<u8>) -> Result<(), TreeError> {
         TreeError::check_limit("levels of a file", depth, FILE_DEPTH_MAX)?;
         match parse_node(cid, &dag.block(cid))? {
-            TreeNode::Raw(bytes) => {
-                out.extend_from_slice(&bytes[range.start as usize..range.end as usize])
-            }
+            TreeNode::Raw(bytes) => out.extend_from_slice(&bytes[range.start as usize..range.end as usize]),
             TreeNode::File(node) => {
                 for part in node.parts(range) {
                     match part {
@@ -521,14 +347,7 @@ mod tests {
         let mut dag = TestDag::default();
         let bytes: Vec<u8> = (0..1000u32).map(|i| (i * 7) as u8).collect();
         let top = dag.file(&bytes, 10, 3);
-        for (start, end) in [
-            (0, 1000),
-            (0, 1),
-            (9, 11),
-            (299, 301),
-            (999, 1000),
-            (500, 500),
-        ] {
+        for (start, end) in [(0, 1000), (0, 1), (9, 11), (299, 301), (999, 1000), (500, 500)] {
             let mut out = Vec::new();
             read(&dag, &top, start..end, 0, &mut out).unwrap();
             assert_eq!(out, &bytes[start as usize..end as usize], "{start}..{end}");
@@ -541,24 +360,16 @@ mod tests {
         // A node that names itself: only possible for a block whose hash nobody checked, or by a very long chain.
         let me = parse_cid("bafybeiczsscdsbs7ffqz55asqdf3smv6klcw3gofszvwlyarci47bgf354").unwrap();
         dag.insert(me, pb_block(&file(b"", Some(1), &[1]), &[("", me)]));
-        assert!(matches!(
-            read(&dag, &me, 0..1, 0, &mut Vec::new()),
-            Err(TreeError::TooLarge { .. })
-        ));
+        assert!(matches!(read(&dag, &me, 0..1, 0, &mut Vec::new()), Err(TreeError::TooLarge { .. })));
         let leaf = dag.raw(b"four");
         let lying = dag.pb(&file(b"", Some(5), &[5]), &[("", leaf)]);
         assert_eq!(
             read(&dag, &lying, 0..5, 0, &mut Vec::new()),
-            Err(malformed(
-                "a file's part has not the length that its parent says"
-            ))
+            Err(malformed("a file's part has not the length that its parent says"))
         );
         let dir = dag.dir(&[]);
         let odd = dag.pb(&file(b"", Some(5), &[5]), &[("", dir)]);
-        assert_eq!(
-            read(&dag, &odd, 0..5, 0, &mut Vec::new()),
-            Err(malformed("a file's part is not a file"))
-        );
+        assert_eq!(read(&dag, &odd, 0..5, 0, &mut Vec::new()), Err(malformed("a file's part is not a file")));
     }
 
     /// A few blocks that say petabytes: each level repeats the level below 1,000 times. Only the way to the range is walked.
@@ -576,42 +387,27 @@ mod tests {
         assert_eq!(out, b"f0123456789abcdef");
         // One level more, of 60,000, and the sum is above 64 bits.
         let count = 60_000;
-        let block = pb_block(
-            &file(b"", None, &vec![size; count]),
-            &vec![("", cid); count],
-        );
+        let block = pb_block(&file(b"", None, &vec![size; count]), &vec![("", cid); count]);
         assert_eq!(
             parse_node(&cid_v1(codec::DAG_PB, [0; 32]), &Bytes::from(block)),
-            Err(malformed(
-                "a file's block sizes add up to more than 64 bits"
-            ))
+            Err(malformed("a file's block sizes add up to more than 64 bits"))
         );
     }
 
     /// Every block of every fixture parses as what it is, and files read back with the hash that their raw leaves had.
     #[test]
     fn fixtures() {
-        let Some(dag) =
-            TestDag::from_car("conformance/fixtures/path_gateway_unixfs/dir-with-files.car")
-        else {
+        let Some(dag) = TestDag::from_car("conformance/fixtures/path_gateway_unixfs/dir-with-files.car") else {
             return;
         };
-        let TreeNode::Dir(dir) = parse_node(&dag.roots[0], &dag.block(&dag.roots[0])).unwrap()
-        else {
-            panic!("not a directory")
-        };
+        let TreeNode::Dir(dir) = parse_node(&dag.roots[0], &dag.block(&dag.roots[0])).unwrap() else { panic!("not a directory") };
         let multi = dir.lookup(b"multiblock.txt").unwrap().cid;
-        let TreeNode::File(node) = parse_node(&multi, &dag.block(&multi)).unwrap() else {
-            panic!("not a file")
-        };
+        let TreeNode::File(node) = parse_node(&multi, &dag.block(&multi)).unwrap() else { panic!("not a file") };
         assert_eq!((node.size, node.children.len()), (1026, 5));
         let mut out = Vec::new();
         read(&dag, &multi, 0..node.size, 0, &mut out).unwrap();
         assert_eq!(out.len(), 1026);
-        assert_eq!(
-            node.children[0].cid,
-            cid_v1(codec::RAW, sha2_256(&out[..256]))
-        );
+        assert_eq!(node.children[0].cid, cid_v1(codec::RAW, sha2_256(&out[..256])));
         for file in [
             "dir_listing/fixtures.car",
             "path_gateway_tar/outside-root.car",
@@ -620,21 +416,10 @@ mod tests {
             "redirects_file/redirects.car",
             "trustless_gateway_car/subdir-with-mixed-block-files.car",
         ] {
-            let dag = TestDag::from_car(&format!("conformance/fixtures/{file}"))
-                .expect("the folder is there");
+            let dag = TestDag::from_car(&format!("conformance/fixtures/{file}")).expect("the folder is there");
             for (cid, block) in dag.blocks() {
-                let node =
-                    parse_node(cid, block).unwrap_or_else(|error| panic!("{file} {cid}: {error}"));
-                assert!(
-                    !matches!(
-                        node,
-                        TreeNode::Other {
-                            codec: codec::DAG_PB,
-                            ..
-                        }
-                    ),
-                    "{file} {cid}"
-                );
+                let node = parse_node(cid, block).unwrap_or_else(|error| panic!("{file} {cid}: {error}"));
+                assert!(!matches!(node, TreeNode::Other { codec: codec::DAG_PB, .. }), "{file} {cid}");
             }
         }
     }

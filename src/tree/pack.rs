@@ -163,8 +163,7 @@ impl SkyfileRef {
 
     fn put(&self, out: &mut Vec<u8>) -> Result<(), PackError> {
         let chunks_with_roots = if self.roots.is_empty() { 0 } else { self.chunk_count() };
-        let chunks_with_roots =
-            u32::try_from(chunks_with_roots).map_err(|_| PackError::TooLarge("a skyfile of 2^32 chunks"))?;
+        let chunks_with_roots = u32::try_from(chunks_with_roots).map_err(|_| PackError::TooLarge("a skyfile of 2^32 chunks"))?;
         out.extend_from_slice(&self.root);
         out.extend_from_slice(&self.size.to_le_bytes());
         out.extend_from_slice(&self.used.to_le_bytes());
@@ -483,12 +482,7 @@ impl PackBuilder {
         self.leaves.len()
     }
 
-    fn put_index(
-        &self,
-        out: &mut Vec<u8>,
-        mut rows: Vec<(Key, RowPlace)>,
-        skyfiles: &[SkyfileRef],
-    ) -> Result<(), PackError> {
+    fn put_index(&self, out: &mut Vec<u8>, mut rows: Vec<(Key, RowPlace)>, skyfiles: &[SkyfileRef]) -> Result<(), PackError> {
         rows.sort_unstable_by_key(|(key, _)| *key);
         let row_count = u32::try_from(rows.len()).map_err(|_| PackError::TooLarge("2^32 rows"))?;
         let skyfile_count = u32::try_from(skyfiles.len()).map_err(|_| PackError::TooLarge("2^32 skyfiles"))?;
@@ -624,10 +618,7 @@ impl PackHead {
     pub fn parse(start: &[u8], pack_bytes: u64) -> Result<PackHead, PackError> {
         let header = V2Header::parse(start)?;
         let payload = header.data_offset..header.data_offset + header.data_bytes;
-        if header.characteristics != [0; 16]
-            || payload.start != V2_PREFIX_BYTES as u64
-            || header.index_offset != payload.end
-        {
+        if header.characteristics != [0; 16] || payload.start != V2_PREFIX_BYTES as u64 || header.index_offset != payload.end {
             return Err(PackError::Broken("a CARv2 of another shape than packs have"));
         }
         let index = payload.end..pack_bytes;
@@ -703,8 +694,7 @@ impl PackIndex {
         let (extras_bytes, table_bytes) = (u64::from(u32_at(&body, 12)), u64_at(&body, 16));
         let rows_end = ROWS_AT as u64 + ROW_BYTES as u64 * u64::from(row_count);
         let table_end = rows_end.checked_add(table_bytes);
-        if u64_at(&body, 24) != 0 || table_end.and_then(|end| end.checked_add(extras_bytes)) != Some(body.len() as u64)
-        {
+        if u64_at(&body, 24) != 0 || table_end.and_then(|end| end.checked_add(extras_bytes)) != Some(body.len() as u64) {
             return Err(PackError::Broken("its parts do not add up to its length"));
         }
         // Both ends lie inside `body`, whose length is a usize.
@@ -773,8 +763,7 @@ impl PackIndex {
         } else {
             let at = u32_at(row, 56) as usize;
             let middle = at + usize::from(row[37]);
-            let (prefix, suffix) =
-                (self.extras.slice(at..middle), self.extras.slice(middle..middle + usize::from(row[38])));
+            let (prefix, suffix) = (self.extras.slice(at..middle), self.extras.slice(middle..middle + usize::from(row[38])));
             Place::Range { skyfile_index: u32_at(row, 40), offset, len, prefix, suffix }
         };
         Row { key: row[..32].try_into().expect("32 bytes"), code: u32_at(row, 32), place }
@@ -786,8 +775,7 @@ impl PackIndex {
             counts[usize::from(row[0])] += 1;
             self.check_row(row, payload)?;
         }
-        let is_sorted =
-            self.raw_rows().windows(2).all(|pair| Key::of_row(&pair[0]).cmp(&Key::of_row(&pair[1])) == Ordering::Less);
+        let is_sorted = self.raw_rows().windows(2).all(|pair| Key::of_row(&pair[0]).cmp(&Key::of_row(&pair[1])) == Ordering::Less);
         if !is_sorted {
             return Err(PackError::Broken("its rows are not sorted, or one stands twice"));
         }
@@ -835,10 +823,7 @@ impl PackIndex {
 
 impl fmt::Debug for PackIndex {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PackIndex")
-            .field("rows", &self.row_count())
-            .field("skyfiles", &self.skyfiles.len())
-            .finish_non_exhaustive()
+        f.debug_struct("PackIndex").field("rows", &self.row_count()).field("skyfiles", &self.skyfiles.len()).finish_non_exhaustive()
     }
 }
 
@@ -971,8 +956,7 @@ mod tests {
             for room in [0, 2_000, 10_000, 1 << 22] {
                 let pack = pack(&upload, &root.cid, room);
                 let index = PackIndex::from_pack(&pack).unwrap();
-                let cids =
-                    upload.nodes.iter().map(|node| node.cid).chain(upload.leaves.iter().map(|(leaf, _)| leaf.cid));
+                let cids = upload.nodes.iter().map(|node| node.cid).chain(upload.leaves.iter().map(|(leaf, _)| leaf.cid));
                 let distinct: BTreeMap<_, _> = cids.map(|cid| (cid.hash().to_bytes(), cid)).collect();
                 assert_eq!(index.row_count(), distinct.len());
                 for cid in distinct.values() {
@@ -1000,9 +984,7 @@ mod tests {
         let (upload, root) = upload(Profile::default(), &files);
         // Children are handed on before parents: b, c/d, c, root.
         let [b, d, c, top] = upload.nodes.iter().map(|node| node.cid).collect::<Vec<_>>()[..] else { panic!() };
-        let [one, two, three, four, _] = upload.leaves.iter().map(|(leaf, _)| leaf.cid).collect::<Vec<_>>()[..] else {
-            panic!()
-        };
+        let [one, two, three, four, _] = upload.leaves.iter().map(|(leaf, _)| leaf.cid).collect::<Vec<_>>()[..] else { panic!() };
         assert_eq!(root.cid, top);
         assert_eq!(car_blocks(&pack(&upload, &top, 1 << 20)).1, [top, b, c, d, one, two, three, four]);
         let bare = pack(&upload, &top, 0);
@@ -1211,11 +1193,8 @@ mod tests {
     fn skyfile_references_in_pins() {
         let small = SkyfileRef { k: 0, m: 0, at: 99, root: [1; 32], size: 5, used: 104, roots: Bytes::new() };
         let cbor = serde_ipld_dagcbor::to_vec(&small).unwrap();
-        let expect = format!(
-            "a7616b00616d00626174186364726f6f745820{}6473697a650564757365641868{}",
-            "01".repeat(32),
-            "65726f6f747340"
-        );
+        let expect =
+            format!("a7616b00616d00626174186364726f6f745820{}6473697a650564757365641868{}", "01".repeat(32), "65726f6f747340");
         assert_eq!(hex::encode(&cbor), expect);
         let read = |cbor: &[u8]| serde_ipld_dagcbor::from_slice::<SkyfileRef>(cbor);
         assert_eq!(read(&cbor).unwrap(), small);

@@ -27,12 +27,7 @@ pub(super) struct Fields<'a> {
 impl<'a> Fields<'a> {
     pub(super) fn new(format: &'static str, bytes: &'a [u8], range: Range<usize>) -> Fields<'a> {
         debug_assert!(range.start <= range.end && range.end <= bytes.len());
-        Fields {
-            format,
-            bytes,
-            at: range.start,
-            end: range.end,
-        }
+        Fields { format, bytes, at: range.start, end: range.end }
     }
 
     /// The next field's number and value; `None` at the end of the message.
@@ -93,9 +88,7 @@ impl<'a> Fields<'a> {
     /// Takes `length` bytes. A "negative" length is one above 2^63, and fails like every other that is too long.
     fn take(&mut self, length: u64) -> Result<Range<usize>, TreeError> {
         let left = self.end - self.at;
-        let length = usize::try_from(length)
-            .ok()
-            .filter(|length| *length <= left);
+        let length = usize::try_from(length).ok().filter(|length| *length <= left);
         let length = length.ok_or_else(|| self.error("a length points past the end"))?;
         let start = self.at;
         self.at += length;

@@ -37,8 +37,7 @@ impl TestDag {
     }
 
     pub(crate) fn block(&self, cid: &Cid) -> Bytes {
-        self.get(cid)
-            .unwrap_or_else(|| panic!("{cid} is not in the DAG"))
+        self.get(cid).unwrap_or_else(|| panic!("{cid} is not in the DAG"))
     }
 
     pub(crate) fn get(&self, cid: &Cid) -> Option<Bytes> {
@@ -73,26 +72,14 @@ impl TestDag {
     }
 
     pub(crate) fn symlink(&mut self, target: &str) -> Cid {
-        self.pb(
-            &UnixFs {
-                data: Some(Bytes::copy_from_slice(target.as_bytes())),
-                ..UnixFs::new(Kind::Symlink)
-            },
-            &[],
-        )
+        self.pb(&UnixFs { data: Some(Bytes::copy_from_slice(target.as_bytes())), ..UnixFs::new(Kind::Symlink) }, &[])
     }
 
     /// A balanced file of raw leaves.
     pub(crate) fn file(&mut self, bytes: &[u8], leaf_bytes: usize, links_max: usize) -> Cid {
-        let mut level: Vec<(Cid, u64)> = bytes
-            .chunks(leaf_bytes)
-            .map(|leaf| (self.raw(leaf), leaf.len() as u64))
-            .collect();
+        let mut level: Vec<(Cid, u64)> = bytes.chunks(leaf_bytes).map(|leaf| (self.raw(leaf), leaf.len() as u64)).collect();
         while level.len() > 1 {
-            level = level
-                .chunks(links_max)
-                .map(|group| self.file_node(group))
-                .collect();
+            level = level.chunks(links_max).map(|group| self.file_node(group)).collect();
         }
         level[0].0
     }
@@ -101,14 +88,7 @@ impl TestDag {
         let size = group.iter().map(|(_, len)| len).sum();
         let blocksizes = group.iter().map(|(_, len)| *len).collect();
         let links: Vec<_> = group.iter().map(|(cid, _)| ("", *cid)).collect();
-        let cid = self.pb(
-            &UnixFs {
-                filesize: Some(size),
-                blocksizes,
-                ..UnixFs::new(Kind::File)
-            },
-            &links,
-        );
+        let cid = self.pb(&UnixFs { filesize: Some(size), blocksizes, ..UnixFs::new(Kind::File) }, &links);
         (cid, size)
     }
 
@@ -147,41 +127,25 @@ pub(crate) fn shard_block(fanout: u64, items: &[(usize, &str, Cid)]) -> Vec<u8> 
         bitfield[byte] |= 1 << (slot % 8);
         names.push((format!("{slot:0digits$X}{name}"), *cid));
     }
-    let used_from = bitfield
-        .iter()
-        .position(|byte| *byte != 0)
-        .unwrap_or(bitfield.len());
+    let used_from = bitfield.iter().position(|byte| *byte != 0).unwrap_or(bitfield.len());
     let message = UnixFs {
         data: Some(Bytes::copy_from_slice(&bitfield[used_from..])),
         hash_type: Some(HASH_MURMUR3),
         fanout: Some(fanout),
         ..UnixFs::new(Kind::HamtShard)
     };
-    let links: Vec<_> = names
-        .iter()
-        .map(|(name, cid)| (name.as_str(), *cid))
-        .collect();
+    let links: Vec<_> = names.iter().map(|(name, cid)| (name.as_str(), *cid)).collect();
     pb_block(&message, &links)
 }
 
 pub(crate) fn pb_block(message: &UnixFs, links: &[(&str, Cid)]) -> Vec<u8> {
-    let links = links.iter().map(|(name, cid)| PbLink {
-        cid: *cid,
-        name: Bytes::copy_from_slice(name.as_bytes()),
-        tsize: 0,
-    });
-    dagpb::encode(&PbNode {
-        data: Some(unixfs::encode(message).into()),
-        links: links.collect(),
-    })
+    let links = links.iter().map(|(name, cid)| PbLink { cid: *cid, name: Bytes::copy_from_slice(name.as_bytes()), tsize: 0 });
+    dagpb::encode(&PbNode { data: Some(unixfs::encode(message).into()), links: links.collect() })
 }
 
 /// CIDs in a CAR header, found by their DAG-CBOR tag 42 (`d8 2a`, byte string, zero byte).
 fn header_roots(header: &[u8]) -> Vec<Cid> {
-    let tags = header
-        .windows(2)
-        .enumerate()
-        .filter(|(_, two)| *two == [0xd8, 0x2a]);
+    let tags = header.windows(2).enumerate().filter(|(_, two)| *two == [0xd8, 0x2a]);
     tags.map(|(at, _)| {
         let text = &header[at + 2..];
         let zero = text.iter().position(|byte| *byte == 0).unwrap();

@@ -60,16 +60,7 @@ pub struct UnixFs {
 impl UnixFs {
     /// A message with only a type.
     pub fn new(kind: Kind) -> UnixFs {
-        UnixFs {
-            kind,
-            data: None,
-            filesize: None,
-            blocksizes: Vec::new(),
-            hash_type: None,
-            fanout: None,
-            mode: None,
-            mtime: None,
-        }
+        UnixFs { kind, data: None, filesize: None, blocksizes: Vec::new(), hash_type: None, fanout: None, mode: None, mtime: None }
     }
 }
 
@@ -107,9 +98,7 @@ pub fn decode(message: &Bytes) -> Result<UnixFs, TreeError> {
 
 /// Encodes as kubo does: fields by number, absent ones left out, blocksizes one by one.
 pub fn encode(message: &UnixFs) -> Vec<u8> {
-    let mut out = Vec::with_capacity(
-        32 + message.data.as_ref().map_or(0, Bytes::len) + 6 * message.blocksizes.len(),
-    );
+    let mut out = Vec::with_capacity(32 + message.data.as_ref().map_or(0, Bytes::len) + 6 * message.blocksizes.len());
     put_number(1, kind_number(message.kind), &mut out);
     if let Some(data) = &message.data {
         put_bytes(2, data, &mut out);
@@ -157,11 +146,7 @@ fn decode_mtime(message: &Bytes, range: std::ops::Range<usize>) -> Result<Mtime,
 }
 
 fn push_blocksize(blocksizes: &mut Vec<u64>, value: u64) -> Result<(), TreeError> {
-    TreeError::check_limit(
-        "block sizes of a node",
-        blocksizes.len() + 1,
-        NODE_LINKS_MAX,
-    )?;
+    TreeError::check_limit("block sizes of a node", blocksizes.len() + 1, NODE_LINKS_MAX)?;
     blocksizes.push(value);
     Ok(())
 }
@@ -211,24 +196,14 @@ mod tests {
             hash_type: Some(0x22),
             fanout: Some(256),
             mode: Some(0o755),
-            mtime: Some(Mtime {
-                seconds: -5,
-                nanos: Some(NANOS_MAX),
-            }),
+            mtime: Some(Mtime { seconds: -5, nanos: Some(NANOS_MAX) }),
             ..UnixFs::new(Kind::File)
         }
     }
 
     #[test]
     fn round_trip() {
-        for kind in [
-            Kind::Raw,
-            Kind::Directory,
-            Kind::File,
-            Kind::Metadata,
-            Kind::Symlink,
-            Kind::HamtShard,
-        ] {
+        for kind in [Kind::Raw, Kind::Directory, Kind::File, Kind::Metadata, Kind::Symlink, Kind::HamtShard] {
             let message = UnixFs::new(kind);
             assert_eq!(decode(&Bytes::from(encode(&message))), Ok(message));
         }
@@ -238,16 +213,8 @@ mod tests {
     #[test]
     fn rows() {
         assert_eq!(decode_hex("0801").unwrap().kind, Kind::Directory);
-        assert_eq!(
-            decode_hex("0801 0802").unwrap().kind,
-            Kind::File,
-            "the last of a repeated field counts"
-        );
-        assert_eq!(
-            decode_hex("0802 2203 017f05").unwrap().blocksizes,
-            [1, 127, 5],
-            "packed"
-        );
+        assert_eq!(decode_hex("0801 0802").unwrap().kind, Kind::File, "the last of a repeated field counts");
+        assert_eq!(decode_hex("0802 2203 017f05").unwrap().blocksizes, [1, 127, 5], "packed");
         assert_eq!(
             decode_hex("0802 78ff01 7a0161 7d01020304 79 0102030405060708").unwrap(),
             UnixFs::new(Kind::File),
@@ -262,37 +229,21 @@ mod tests {
             ("0801 1001", "a field has the wrong type"),
             ("0802 22 01 80", "it ends inside a number"),
             ("0802 12ffffffff0f", "a length points past the end"),
-            (
-                "0802 12ffffffffffffffffff01",
-                "a length points past the end",
-            ),
+            ("0802 12ffffffffffffffffff01", "a length points past the end"),
             ("0802 4200", "a time has no seconds"),
-            (
-                "0802 42070800 15ffffffff",
-                "a time field has the wrong type or value",
-            ),
+            ("0802 42070800 15ffffffff", "a time field has the wrong type or value"),
             ("0802 42020a00", "a time field has the wrong type or value"),
             ("0802 7b", "a field has an unknown wire type"),
         ];
         for (text, expect) in rows {
-            assert_eq!(
-                decode_hex(text),
-                Err(TreeError::malformed("UnixFS", expect)),
-                "{text}"
-            );
+            assert_eq!(decode_hex(text), Err(TreeError::malformed("UnixFS", expect)), "{text}");
         }
     }
 
     #[test]
     fn block_sizes_are_bounded() {
         let many = Bytes::from([vec![8, 2], [0x20, 0].repeat(NODE_LINKS_MAX + 1)].concat());
-        assert!(matches!(
-            decode(&many),
-            Err(TreeError::TooLarge {
-                what: "block sizes of a node",
-                ..
-            })
-        ));
+        assert!(matches!(decode(&many), Err(TreeError::TooLarge { what: "block sizes of a node", .. })));
     }
 
     proptest! {

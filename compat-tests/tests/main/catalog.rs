@@ -215,7 +215,12 @@ async fn an_unknown_cid_while_the_catalog_is_rebuilt() {
         }
     }
     let unknown = gateway.get(ABSENT).await;
-    assert!(matches!(unknown.status, 503 | 504) && unknown.header("retry-after").is_some(), "{}: {}", unknown.status, unknown.text());
+    assert!(
+        matches!(unknown.status, 503 | 504) && unknown.header("retry-after").is_some(),
+        "{}: {}",
+        unknown.status,
+        unknown.text()
+    );
     let status = gateway.admin_json("/api/v1/status").await;
     assert_eq!((&status["store"]["catalog_complete"], &status["readiness"]), (&false.into(), &"starting".into()));
     let health = wire::ask(&gateway.admin, "GET", "/health", &[]).await;
@@ -233,8 +238,13 @@ async fn cold_rounds() {
     let mut random = seeded("cold_rounds");
     let folder = tempfile::tempdir().expect("a folder");
     let gateway = Gateway::start(folder.path());
-    let site = Content::files_of("small", &[("index.html", b"<h1>small</h1>"), ("style.css", b"h1{}"), ("app.js", &seeded_bytes(1, 40_000))]);
-    let items = (0..4000).map(|index| (format!("a{}/b/c/d{}/f{index}.html", index % 3, index % 50), Item::File(seeded_bytes(index, 1500 + index as usize % 3000))));
+    let site = Content::files_of(
+        "small",
+        &[("index.html", b"<h1>small</h1>"), ("style.css", b"h1{}"), ("app.js", &seeded_bytes(1, 40_000))],
+    );
+    let items = (0..4000).map(|index| {
+        (format!("a{}/b/c/d{}/f{index}.html", index % 3, index % 50), Item::File(seeded_bytes(index, 1500 + index as usize % 3000)))
+    });
     let large = Content::folder("large", items.chain([("video.bin".to_owned(), Item::File(seeded_bytes(8, 50_000_000)))]));
     let small_cid = gateway.upload(&site).await.cid;
     let large_cid = {

@@ -22,7 +22,11 @@ fn class_of(answer: &Answer) -> String {
 fn contents() -> (Content, Content) {
     let small = Content::folder(
         "site",
-        [("index.html".to_owned(), Item::File(b"<h1>x</h1>".to_vec())), ("d/a.bin".to_owned(), Item::File(seeded_bytes(1, 50_000))), ("d/b.txt".to_owned(), Item::File(b"b".to_vec()))],
+        [
+            ("index.html".to_owned(), Item::File(b"<h1>x</h1>".to_vec())),
+            ("d/a.bin".to_owned(), Item::File(seeded_bytes(1, 50_000))),
+            ("d/b.txt".to_owned(), Item::File(b"b".to_vec())),
+        ],
     );
     (small, Content::file("large.bin", seeded_bytes(2, 30_000_000)))
 }
@@ -73,7 +77,12 @@ async fn without_a_body_cache_every_body_is_from_hosts() {
     let gateway = Gateway::start_with(folder.path(), &options);
     let (site, large) = contents();
     let (site, large) = (gateway.upload(&site).await, gateway.upload(&large).await);
-    let targets = [format!("/ipfs/{}/d/a.bin", site.cid), format!("/{}/d/a.bin", site.skylink()), format!("/ipfs/{}", large.cid), format!("/{}", large.skylink())];
+    let targets = [
+        format!("/ipfs/{}/d/a.bin", site.cid),
+        format!("/{}/d/a.bin", site.skylink()),
+        format!("/ipfs/{}", large.cid),
+        format!("/{}", large.skylink()),
+    ];
     for target in &targets {
         gateway.get(target).await;
         for _ in 0..3 {
@@ -118,7 +127,8 @@ async fn classes_are_counted_apart() {
         assert_eq!((count(endpoint, "memory"), count(endpoint, &first)), (10, 1), "{endpoint}: {rows:?}");
     }
     for row in &rows {
-        let quantiles: Vec<f64> = ["p50_ms", "p90_ms", "p99_ms", "p999_ms", "max_ms"].iter().map(|name| row[name].as_f64().expect("a number")).collect();
+        let quantiles: Vec<f64> =
+            ["p50_ms", "p90_ms", "p99_ms", "p999_ms", "max_ms"].iter().map(|name| row[name].as_f64().expect("a number")).collect();
         assert!(quantiles.windows(2).all(|pair| pair[0] <= pair[1]), "{row}");
     }
     let metrics = gateway.admin("GET", "/metrics").await;

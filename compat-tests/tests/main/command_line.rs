@@ -55,7 +55,8 @@ async fn a_folder_goes_in_and_comes_back() {
     assert_eq!(added.cid, content.cid());
     assert_eq!((added.files, added.size_bytes), (5, content.size_bytes()));
     content.assert_read_back(&gateway, &added).await;
-    for (index, address) in [added.cid.clone(), format!("/ipfs/{}", added.cid), format!("ipfs://{}", added.cid)].iter().enumerate() {
+    for (index, address) in [added.cid.clone(), format!("/ipfs/{}", added.cid), format!("ipfs://{}", added.cid)].iter().enumerate()
+    {
         let output = folder.path().join(format!("out {index}"));
         let got = gateway.command(&["get", address, "-o", path(&output)]);
         assert!(got.status.success(), "{address}: {}", text(&got));
@@ -92,7 +93,13 @@ async fn one_file_goes_in_and_comes_back() {
     let added = Added::of(&gateway.add(&input, &["--name", "holiday"]).expect("added"));
     assert_eq!((added.files, added.durability.as_str()), (1, "complete"));
     content.assert_read_back(&gateway, &added).await;
-    assert!(gateway.get(&format!("/{}", added.skylink())).await.header("content-disposition").is_some_and(|value| value.contains(".mp4") || value.contains("holiday")));
+    assert!(
+        gateway
+            .get(&format!("/{}", added.skylink()))
+            .await
+            .header("content-disposition")
+            .is_some_and(|value| value.contains(".mp4") || value.contains("holiday"))
+    );
     let output = folder.path().join("back.mp4");
     assert!(gateway.command(&["get", added.skylink(), "-o", path(&output)]).status.success());
     content.compare_with(&output).expect("the same");
@@ -122,10 +129,16 @@ async fn what_add_leaves_out_and_what_it_keeps() {
     assert!(Command::new("mkfifo").arg(input.join("pipe")).status().expect("mkfifo").success());
     let output = gateway.command(&["add", path(&input)]);
     assert!(output.status.success(), "{}", text(&output));
-    let added = Added::of(&serde_json::from_slice(output.stdout.split(|byte| *byte == b'\n').rfind(|line| !line.is_empty()).expect("a line")).expect("JSON"));
+    let added = Added::of(
+        &serde_json::from_slice(output.stdout.split(|byte| *byte == b'\n').rfind(|line| !line.is_empty()).expect("a line"))
+            .expect("JSON"),
+    );
     assert_eq!(added.cid, kept.cid(), "hidden names but .well-known are left out");
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(said.contains('3') && said.contains("hidden") && said.contains('2') && said.contains("socket"), "counts are said: {said}");
+    assert!(
+        said.contains('3') && said.contains("hidden") && said.contains('2') && said.contains("socket"),
+        "counts are said: {said}"
+    );
     fs::remove_file(input.join("pipe")).expect("removed");
     fs::remove_file(input.join("socket")).expect("removed");
     let all = Added::of(&gateway.add(&input, &["--hidden"]).expect("added"));
@@ -213,7 +226,10 @@ async fn pins_and_hosts() {
     let pins = || -> Vec<Value> {
         let listed = gateway.command(&["pin", "ls"]);
         assert!(listed.status.success(), "{}", text(&listed));
-        String::from_utf8_lossy(&listed.stdout).lines().map(|line| serde_json::from_str(line).expect("a JSON object a line")).collect()
+        String::from_utf8_lossy(&listed.stdout)
+            .lines()
+            .map(|line| serde_json::from_str(line).expect("a JSON object a line"))
+            .collect()
     };
     let pin = pins().into_iter().find(|pin| pin["cid"] == added.cid.as_str()).expect("it is listed");
     assert_eq!((&pin["name"], &pin["files"], &pin["skylink"]), (&"my site".into(), &2.into(), &added.skylink().into()));
@@ -235,7 +251,12 @@ async fn pins_and_hosts() {
     let shown = text(&as_a_person(&gateway, &["hosts"]));
     assert!(shown.contains("STATE") && shown.matches("up").count() >= 9, "{shown}");
 
-    for (address, code) in [(format!("/ipfs/{}/b.bin", added.cid), 2), ("nonsense".to_owned(), 2), (format!("/ipfs/{}", added.cid), 0), (added.cid.clone(), 1)] {
+    for (address, code) in [
+        (format!("/ipfs/{}/b.bin", added.cid), 2),
+        ("nonsense".to_owned(), 2),
+        (format!("/ipfs/{}", added.cid), 0),
+        (added.cid.clone(), 1),
+    ] {
         let removed = gateway.command(&["pin", "rm", &address]);
         assert_eq!(removed.status.code(), Some(code), "{address}: {}", text(&removed));
     }
@@ -288,7 +309,17 @@ fn help_teaches() {
     for word in ["serve", "add", "get", "pin", "hosts", "check", "key", "Examples"] {
         assert!(shown.contains(word), "{word}: {shown}");
     }
-    for command in [&["serve"][..], &["add"], &["get"], &["pin", "ls"], &["pin", "rm"], &["hosts"], &["check"], &["key", "export"], &["key", "import"]] {
+    for command in [
+        &["serve"][..],
+        &["add"],
+        &["get"],
+        &["pin", "ls"],
+        &["pin", "rm"],
+        &["hosts"],
+        &["check"],
+        &["key", "export"],
+        &["key", "import"],
+    ] {
         let help = run(&[command, &["--help"]].concat());
         assert_eq!(help.status.code(), Some(0), "{command:?}");
         assert!(text(&help).contains("--data"), "{command:?}");
@@ -351,7 +382,12 @@ fn the_portal_key_moves_as_a_phrase() {
         child.wait_with_output().expect("it ends")
     };
     let swapped: Vec<&str> = phrase.split(' ').rev().collect();
-    for (what, wrong) in [("nothing", String::new()), ("no words", "1 2 3".to_owned()), ("a word short", phrase.rsplit_once(' ').expect("words").0.to_owned()), ("another order", swapped.join(" "))] {
+    for (what, wrong) in [
+        ("nothing", String::new()),
+        ("no words", "1 2 3".to_owned()),
+        ("a word short", phrase.rsplit_once(' ').expect("words").0.to_owned()),
+        ("another order", swapped.join(" ")),
+    ] {
         let refused = import(&second, &wrong);
         // One order in 256 passes the checksum by chance; it is another portal then.
         if what != "another order" {

@@ -88,7 +88,8 @@ impl SmallDisks {
 async fn disks_run_full() {
     let Some(disks) = SmallDisks::mount(2, 40 << 20) else { return };
     // No floor of our own: the disk itself says no.
-    let gateway = Gateway::start_with(&disks.data(), &Options::config("[limits]\nfree_space_floor_bytes = 0\n[store]\nmemory_bytes = 0\n"));
+    let gateway =
+        Gateway::start_with(&disks.data(), &Options::config("[limits]\nfree_space_floor_bytes = 0\n[store]\nmemory_bytes = 0\n"));
     let mut stored = Vec::new();
     let mut refused = None;
     for seed in 0..12 {
@@ -134,7 +135,10 @@ async fn one_full_disk_is_spared() {
         durabilities.push(added.durability);
     }
     assert_eq!(durabilities[0], "complete");
-    assert_eq!(durabilities[5], "acknowledged", "eight of nine pieces are enough to acknowledge, and not complete: {durabilities:?}");
+    assert_eq!(
+        durabilities[5], "acknowledged",
+        "eight of nine pieces are enough to acknowledge, and not complete: {durabilities:?}"
+    );
 }
 
 /// Root may write to any mode, so it is a file in a folder's place that cannot be written.
@@ -247,7 +251,10 @@ async fn a_host_that_hangs_while_writing() {
     }
     let content = Content::folder(
         "while frozen",
-        [("large.bin".to_owned(), Item::File(seeded_bytes(9, 27_000_000))), ("small.txt".to_owned(), Item::File(b"small".to_vec()))],
+        [
+            ("large.bin".to_owned(), Item::File(seeded_bytes(9, 27_000_000))),
+            ("small.txt".to_owned(), Item::File(b"small".to_vec())),
+        ],
     );
     let begun = Instant::now();
     let added = gateway.upload(&content).await;

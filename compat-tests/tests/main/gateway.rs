@@ -57,7 +57,9 @@ impl Site {
 
     /// Fills the names of the table in.
     fn fill(&self, text: &str) -> String {
-        let dir_of = |files: Vec<(&str, &[u8])>| unixfs::folder(files.into_iter().map(|(name, bytes)| (name, unixfs::file(bytes))).collect());
+        let dir_of = |files: Vec<(&str, &[u8])>| {
+            unixfs::folder(files.into_iter().map(|(name, bytes)| (name, unixfs::file(bytes))).collect())
+        };
         let deep = dir_of(vec![("file-źł.txt", HELLO)]);
         let nested = unixfs::folder(vec![("ę", deep.clone())]);
         text.replace("{root}", &self.root)
@@ -120,7 +122,10 @@ fn assert_head_equals_get(what: &str, head: &Answer, get: &Answer) {
     let shown = |answer: &Answer| {
         let of_request = ["date", "server-timing", "cache-status", "transfer-encoding", "connection", "retry-after"];
         let mut headers: Vec<_> = answer.headers.iter().filter(|(name, _)| !of_request.contains(&name.as_str())).cloned().collect();
-        headers.iter_mut().filter(|(name, value)| name == "content-type" && value.starts_with("multipart/")).for_each(|(_, value)| value.truncate(30));
+        headers
+            .iter_mut()
+            .filter(|(name, value)| name == "content-type" && value.starts_with("multipart/"))
+            .for_each(|(_, value)| value.truncate(30));
         headers.sort();
         headers
     };
@@ -151,7 +156,14 @@ enum Body {
     Has(&'static [&'static str]),
 }
 
-const fn get(rule: &'static str, target: &'static str, headers: &'static [&'static str], status: u16, expect: &'static [(&'static str, &'static str)], body: Body) -> Row {
+const fn get(
+    rule: &'static str,
+    target: &'static str,
+    headers: &'static [&'static str],
+    status: u16,
+    expect: &'static [(&'static str, &'static str)],
+    body: Body,
+) -> Row {
     Row { rule, method: "GET", target, headers, status, expect, body }
 }
 
@@ -365,12 +377,20 @@ async fn refusals_table() {
         site.check(row).await;
         let target = site.fill(row.target);
         let html = site.gateway.ask("GET", &target, &["Accept: text/html,*/*;q=0.8"]).await;
-        assert_eq!((html.status, html.header("content-type").as_deref()), (row.status, Some("text/html; charset=utf-8")), "{target}");
+        assert_eq!(
+            (html.status, html.header("content-type").as_deref()),
+            (row.status, Some("text/html; charset=utf-8")),
+            "{target}"
+        );
         let text = html.text();
-        assert!(text.contains(&row.status.to_string()) && text.contains("name=\"viewport\"") && html.body.len() < 4096, "{target}: {text}");
+        assert!(
+            text.contains(&row.status.to_string()) && text.contains("name=\"viewport\"") && html.body.len() < 4096,
+            "{target}: {text}"
+        );
         assert!(!text.contains("<b>"), "what was asked is escaped");
     }
-    let page = site.gateway.ask("GET", &format!("/ipfs/{}/%3Cscript%3Ealert(1)%3C/script%3E", site.root), &["Accept: text/html"]).await;
+    let page =
+        site.gateway.ask("GET", &format!("/ipfs/{}/%3Cscript%3Ealert(1)%3C/script%3E", site.root), &["Accept: text/html"]).await;
     assert!(page.status == 404 && !page.text().contains("<script>"), "{}", page.text());
 }
 
@@ -388,10 +408,15 @@ async fn methods_and_cors() {
         ("access-control-allow-origin", vec!["*"]),
         ("access-control-allow-methods", vec!["GET", "HEAD", "OPTIONS"]),
         ("access-control-allow-headers", vec!["Content-Type", "Range", "User-Agent", "X-Requested-With"]),
-        ("access-control-expose-headers", vec!["Content-Range", "Content-Length", "X-Ipfs-Path", "X-Ipfs-Roots", "X-Chunked-Output", "X-Stream-Output"]),
+        (
+            "access-control-expose-headers",
+            vec!["Content-Range", "Content-Length", "X-Ipfs-Path", "X-Ipfs-Roots", "X-Chunked-Output", "X-Stream-Output"],
+        ),
     ];
     let missing = format!("/ipfs/{}/nothing", site.root);
-    for (method, target, status) in [("GET", &target, 200), ("OPTIONS", &target, 200), ("HEAD", &target, 200), ("GET", &missing, 404)] {
+    for (method, target, status) in
+        [("GET", &target, 200), ("OPTIONS", &target, 200), ("HEAD", &target, 200), ("GET", &missing, 404)]
+    {
         let answer = site.gateway.ask(method, target, &["Origin: https://app.example"]).await;
         assert_eq!(answer.status, status, "{method} {target}");
         for (name, words) in &lists {
@@ -459,10 +484,9 @@ async fn limits_of_a_request() {
         ("two lengths", "GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n".to_owned()),
         ("a control character", "GET /\u{1} HTTP/1.1\r\nHost: x\r\n\r\n".to_owned()),
     ] {
-        match wire::try_exchange(&gateway.public, request.as_bytes(), "GET").await {
-            Ok(answer) => assert!(matches!(answer.status, 400 | 414 | 431), "{what}: {}", answer.status),
-            // Cut off without a word is an answer, too.
-            Err(_) => {}
+        // Cut off without a word is an answer, too.
+        if let Ok(answer) = wire::try_exchange(&gateway.public, request.as_bytes(), "GET").await {
+            assert!(matches!(answer.status, 400 | 414 | 431), "{what}: {}", answer.status);
         }
         assert_eq!(gateway.get("/ipfs/bafkqaaa").await.status, 200, "{what}: it goes on");
     }
@@ -476,7 +500,12 @@ async fn a_sharded_folder() {
     let items = (0..5000).map(|i| (format!("file-{i:05}.txt"), Item::File(format!("{i}\n").into_bytes())));
     let content = Content::folder("many", items.collect::<Vec<_>>());
     let answer = gateway.upload_bytes(&content.stream(), &[]).await;
-    assert_eq!(answer.json()["cid"], "bafybeifs7xihs7wlr5qlt5l3jpgck6xjsvyqcmqpp5q2ngg7jmzruqbvta", "dir-5000 of the vectors: {}", answer.text());
+    assert_eq!(
+        answer.json()["cid"],
+        "bafybeifs7xihs7wlr5qlt5l3jpgck6xjsvyqcmqpp5q2ngg7jmzruqbvta",
+        "dir-5000 of the vectors: {}",
+        answer.text()
+    );
     let root = answer.json()["cid"].as_str().expect("a CID").to_owned();
     let listing = gateway.get(&format!("/ipfs/{root}/")).await;
     assert_eq!((listing.status, listing.whole), (200, true));

@@ -226,7 +226,8 @@ async fn charged(gateway: &Gateway) -> Vec<(usize, u64)> {
     let hosts = gateway.admin_json("/api/v1/hosts").await;
     let charged = hosts["hosts"].as_array().expect("a list").iter().map(|host| {
         let url = host["url"].as_str().expect("a URL").trim_end_matches('/').to_owned();
-        let number: usize = url.rsplit('/').next().and_then(|name| name.parse().ok()).unwrap_or_else(|| panic!("no number in {url}"));
+        let number: usize =
+            url.rsplit('/').next().and_then(|name| name.parse().ok()).unwrap_or_else(|| panic!("no number in {url}"));
         (number - 1, host["wrong_pieces"].as_u64().expect("a number"))
     });
     charged.collect()
@@ -360,7 +361,10 @@ async fn a_byte_flipped_in_every_piece_while_clients_read() {
     let flipper = async {
         let read = async |more: usize| {
             let enough = replies.load(SeqCst) + more;
-            until("clients read", Duration::from_secs(60), async || if replies.load(SeqCst) >= enough { Ok(()) } else { Err(String::new()) }).await;
+            until("clients read", Duration::from_secs(60), async || {
+                if replies.load(SeqCst) >= enough { Ok(()) } else { Err(String::new()) }
+            })
+            .await;
         };
         read(20).await;
         let before = broken.load(SeqCst);

@@ -26,7 +26,16 @@ async fn the_admin_listener_wants_the_key() {
     let almost = format!("Authorization: Bearer {}0", &key[..key.len() - 1]);
     let longer = format!("Authorization: Bearer {key}0");
     for (method, route) in ROUTES {
-        for header in ["", "Authorization: Bearer", "Authorization: Bearer wrong", &almost, &longer, "Skynet-Api-Key: wrong", "Cookie: skygate_session=00", "Authorization: Basic Og=="] {
+        for header in [
+            "",
+            "Authorization: Bearer",
+            "Authorization: Bearer wrong",
+            &almost,
+            &longer,
+            "Skynet-Api-Key: wrong",
+            "Cookie: skygate_session=00",
+            "Authorization: Basic Og==",
+        ] {
             let answer = wire::ask(&gateway.admin, method, route, &[header, "Content-Length: 0"]).await;
             assert_eq!(answer.status, 401, "{method} {route} with {header:?}: {}", answer.text());
             assert!(!answer.text().contains(&key[..16]));
@@ -68,7 +77,11 @@ async fn a_web_page_cannot_read_or_write_admin() {
         ("another origin with a proxy's header", vec!["Origin: https://evil.example", "X-Forwarded-Host: evil.example"], false),
         ("a picture of another site", vec!["Sec-Fetch-Site: cross-site", "Sec-Fetch-Mode: no-cors"], false),
         ("a picture of another port", vec!["Sec-Fetch-Site: same-site", "Sec-Fetch-Mode: no-cors"], false),
-        ("a form of another site", vec!["Origin: https://evil.example", "Sec-Fetch-Site: cross-site", "Sec-Fetch-Mode: navigate"], false),
+        (
+            "a form of another site",
+            vec!["Origin: https://evil.example", "Sec-Fetch-Site: cross-site", "Sec-Fetch-Mode: navigate"],
+            false,
+        ),
         ("a program", vec![], true),
         ("a program by name", vec![&by_name], true),
         ("its own page", vec![&own_origin, "Sec-Fetch-Site: same-origin"], true),
@@ -82,7 +95,8 @@ async fn a_web_page_cannot_read_or_write_admin() {
         }
     }
     // What a browser asks before it sends a write across origins.
-    let preflight = ["Origin: https://evil.example", "Access-Control-Request-Method: POST", "Access-Control-Request-Headers: authorization"];
+    let preflight =
+        ["Origin: https://evil.example", "Access-Control-Request-Method: POST", "Access-Control-Request-Headers: authorization"];
     let answer = wire::ask(&admin, "OPTIONS", "/api/v1/add", &preflight).await;
     assert_eq!((answer.status, answer.header("access-control-allow-origin")), (403, None));
     // A form can send these types without asking first.
@@ -143,7 +157,12 @@ async fn the_public_listener_has_no_admin_routes_and_no_writes() {
     let folder = tempfile::tempdir().expect("a folder");
     let gateway = Gateway::start(folder.path());
     let key = gateway.key_header();
-    for (method, route) in ROUTES.into_iter().chain([("GET", "/health"), ("POST", "/skynet/skyfile"), ("POST", "/api/v0/add"), ("PUT", "/ipfs/bafkqaaa")]) {
+    for (method, route) in ROUTES.into_iter().chain([
+        ("GET", "/health"),
+        ("POST", "/skynet/skyfile"),
+        ("POST", "/api/v0/add"),
+        ("PUT", "/ipfs/bafkqaaa"),
+    ]) {
         if route == "/" {
             continue;
         }
@@ -188,11 +207,17 @@ async fn replies_do_not_name_hosts_or_places() {
     let folder = tempfile::tempdir().expect("a folder");
     let gateway = Gateway::start(folder.path());
     let hosts = gateway.admin_json("/api/v1/hosts").await;
-    let ids: Vec<String> = hosts["hosts"].as_array().expect("a list").iter().map(|host| host["id"].as_str().expect("an id").to_owned()).collect();
+    let ids: Vec<String> =
+        hosts["hosts"].as_array().expect("a list").iter().map(|host| host["id"].as_str().expect("an id").to_owned()).collect();
     assert_eq!(ids.len(), 9);
     let added = gateway.upload(&Content::file("a.bin", compat_tests::seeded_bytes(5, 5 << 20))).await;
     let place = folder.path().to_str().expect("UTF-8").to_owned();
-    for target in ["/".to_owned(), format!("/ipfs/{}", added.cid), format!("/ipfs/{}/nothing", added.cid), "/ipfs/bafybeiczsscdsbs7ffqz55asqdf3smv6klcw3gofszvwlyarci47bgf354".to_owned()] {
+    for target in [
+        "/".to_owned(),
+        format!("/ipfs/{}", added.cid),
+        format!("/ipfs/{}/nothing", added.cid),
+        "/ipfs/bafybeiczsscdsbs7ffqz55asqdf3smv6klcw3gofszvwlyarci47bgf354".to_owned(),
+    ] {
         let answer = gateway.get(&target).await;
         let text: String = answer.headers.iter().map(|(name, value)| format!("{name}: {value}\n")).collect();
         let shown = text + &if answer.body.len() < 100_000 { answer.text() } else { String::new() };

@@ -31,7 +31,8 @@ async fn without_arguments_it_serves_the_sample_site() {
     for number in 1..=9 {
         assert!(data.join(format!("hosts/{number}/skygate-host.json")).is_file());
     }
-    let sample = log.split_whitespace().find(|word| word.contains("/ipfs/")).unwrap_or_else(|| panic!("what to open:\n{log}")).to_owned();
+    let sample =
+        log.split_whitespace().find(|word| word.contains("/ipfs/")).unwrap_or_else(|| panic!("what to open:\n{log}")).to_owned();
     let target = sample[sample.find("/ipfs/").expect("found")..].to_owned();
     let page = gateway.get(&target).await;
     assert_eq!(page.status, 200);
@@ -63,7 +64,8 @@ async fn a_second_process_is_refused_in_words() {
     assert!(log.contains(&gateway.pid().to_string()), "it names the process: {log}");
     assert!(!log.contains("panicked"), "{log}");
     assert_eq!(gateway.get("/ipfs/bafkqaaa").await.status, 200, "the first goes on");
-    let import = Command::new(binary()).args(["key", "import", "--data"]).arg(folder.path()).stdin(std::process::Stdio::null()).output();
+    let import =
+        Command::new(binary()).args(["key", "import", "--data"]).arg(folder.path()).stdin(std::process::Stdio::null()).output();
     assert!(!import.expect("it can be run").status.success());
     gateway.kill();
     assert!(Gateway::start(folder.path()).stop().success(), "a killed process holds no lock");
@@ -86,7 +88,9 @@ fn a_configuration_that_cannot_run_is_refused() {
     for (written, words) in CONFIG_FAULTS {
         let written = written.replace("c.toml", "test.toml");
         let words = words.replace("c.toml", "test.toml");
-        let Err(log) = Gateway::try_start(&folder.path().join("data"), &Options::config(&written)) else { panic!("{written} was taken") };
+        let Err(log) = Gateway::try_start(&folder.path().join("data"), &Options::config(&written)) else {
+            panic!("{written} was taken")
+        };
         assert!(log.contains(&words), "{written}: {log}");
         assert!(!log.contains("panicked"), "{log}");
         assert!(!folder.path().join("data/keys").exists(), "{written}: nothing was made");

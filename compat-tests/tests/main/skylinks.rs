@@ -117,7 +117,11 @@ async fn headers_of_one_file() {
         assert!(answer.header(name).is_some_and(|value| value.starts_with(expect)), "{name}: {:?}", answer.header(name));
     }
     assert!(answer.header("content-type").is_some_and(|kind| kind.starts_with("text/plain")));
-    assert!(answer.header("access-control-expose-headers").is_some_and(|list| ["Skynet-Skylink", "ETag", "Skynet-Portal-Api"].iter().all(|name| list.contains(name))));
+    assert!(
+        answer
+            .header("access-control-expose-headers")
+            .is_some_and(|list| ["Skynet-Skylink", "ETag", "Skynet-Portal-Api"].iter().all(|name| list.contains(name)))
+    );
     let attached = portal.gateway.get(&format!("{target}?attachment=true")).await;
     assert!(attached.header("content-disposition").is_some_and(|value| value.starts_with("attachment; filename=\"note.txt\"")));
     let etag = answer.header("etag").expect("an Etag");
@@ -191,8 +195,12 @@ async fn conditions_and_ranges() {
     }
     // Across slabs' rows and to the end of a file inside a site.
     let size = portal.large.len();
-    for (start, end) in [(0, 1), (63, 66), (4 << 20, (4 << 20) + 5), (25_165_820, 25_165_830), (size - 10, size), (1_000_000, 9_000_000)] {
-        let answer = gateway.ask("GET", &format!("/{}/large.bin", portal.site.skylink()), &[&format!("Range: bytes={start}-{}", end - 1)]).await;
+    for (start, end) in
+        [(0, 1), (63, 66), (4 << 20, (4 << 20) + 5), (25_165_820, 25_165_830), (size - 10, size), (1_000_000, 9_000_000)]
+    {
+        let answer = gateway
+            .ask("GET", &format!("/{}/large.bin", portal.site.skylink()), &[&format!("Range: bytes={start}-{}", end - 1)])
+            .await;
         assert_eq!((answer.status, answer.header("content-range")), (206, Some(format!("bytes {start}-{}/{size}", end - 1))));
         assert!(answer.whole && answer.body == portal.large[start..end], "{start}..{end}");
     }

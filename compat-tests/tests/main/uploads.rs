@@ -109,7 +109,10 @@ async fn what_is_no_add_stream_is_refused_in_words() {
         ("no JSON", [&5_u32.to_le_bytes()[..], b"hello"].concat()),
         ("a length of 4 GiB", vec![0xff; 64]),
         ("a web form", b"a=b&c=d".to_vec()),
-        ("a file larger than what comes", [frame(&head("file")), frame(&json!({ "path": "n", "kind": "file", "size": u64::MAX })), vec![1; 100]].concat()),
+        (
+            "a file larger than what comes",
+            [frame(&head("file")), frame(&json!({ "path": "n", "kind": "file", "size": u64::MAX })), vec![1; 100]].concat(),
+        ),
     ] {
         let answer = gateway.upload_bytes(&body, &[]).await;
         assert_eq!(answer.status, 400, "{what}: {}", answer.text());
@@ -126,10 +129,31 @@ async fn odd_names_are_kept() {
     let gateway = Gateway::start(folder.path());
     let long = "n".repeat(255);
     let names = [
-        "a b", "100%", "%41", "ąę źł.txt", "日本語", "😀.png", "quote\"'`", "<b>&amp;", "q?x=1", "h#frag", "back\\slash", "...", "..x", "~", "+plus+",
-        "semi;colon", "tab\tname", "new\nline", "e\u{301}", "\u{e9}", "-rf", long.as_str(),
+        "a b",
+        "100%",
+        "%41",
+        "ąę źł.txt",
+        "日本語",
+        "😀.png",
+        "quote\"'`",
+        "<b>&amp;",
+        "q?x=1",
+        "h#frag",
+        "back\\slash",
+        "...",
+        "..x",
+        "~",
+        "+plus+",
+        "semi;colon",
+        "tab\tname",
+        "new\nline",
+        "e\u{301}",
+        "\u{e9}",
+        "-rf",
+        long.as_str(),
     ];
-    let items = names.iter().enumerate().map(|(index, name)| (format!("d/{name}"), Item::File(format!("file {index}\n").into_bytes())));
+    let items =
+        names.iter().enumerate().map(|(index, name)| (format!("d/{name}"), Item::File(format!("file {index}\n").into_bytes())));
     let content = Content::folder("odd", items.collect::<Vec<_>>());
     let added = gateway.upload(&content).await;
     content.assert_read_back(&gateway, &added).await;
@@ -192,7 +216,24 @@ async fn sizes_around_the_borders_read_back() {
     let gateway = Gateway::start(folder.path());
     let sector = 4 << 20;
     let mib = 1 << 20;
-    for size in [0, 1, 4095, 4096, 32_768, 32_769, mib - 1, mib, mib + 1, sector - 2000, sector - 1, sector, sector + 1, 6 * sector - 1, 6 * sector, 6 * sector + 1] {
+    for size in [
+        0,
+        1,
+        4095,
+        4096,
+        32_768,
+        32_769,
+        mib - 1,
+        mib,
+        mib + 1,
+        sector - 2000,
+        sector - 1,
+        sector,
+        sector + 1,
+        6 * sector - 1,
+        6 * sector,
+        6 * sector + 1,
+    ] {
         let content = Content::file("border.bin", seeded_bytes(size as u64, size));
         let added = gateway.upload(&content).await;
         assert_eq!((added.files, added.size_bytes), (1, size as u64));
@@ -214,7 +255,8 @@ async fn sizes_around_the_borders_read_back() {
 async fn many_uploads_at_once() {
     let folder = tempfile::tempdir().expect("a folder");
     let gateway = Gateway::start(folder.path());
-    let contents: Vec<Content> = (0..16_u64).map(|seed| Content::file(&format!("{seed}.bin"), seeded_bytes(100 + seed, 1 << (12 + seed % 12)))).collect();
+    let contents: Vec<Content> =
+        (0..16_u64).map(|seed| Content::file(&format!("{seed}.bin"), seeded_bytes(100 + seed, 1 << (12 + seed % 12)))).collect();
     let added = futures::future::join_all(contents.iter().map(|content| gateway.upload(content))).await;
     for (content, added) in contents.iter().zip(&added) {
         content.assert_read_back(&gateway, added).await;

@@ -12,7 +12,8 @@ use ring::digest::{SHA256, digest};
 use serde_json::Value;
 
 /// Which column of the vectors each profile gives.
-const PROFILES: [(&str, &str); 3] = [("unixfs-v1-2025", "unixfs-v1-2025"), ("unixfs-v0-2015", "unixfs-v0-2015"), ("cid-v1", "cidv1-raw-leaves")];
+const PROFILES: [(&str, &str); 3] =
+    [("unixfs-v1-2025", "unixfs-v1-2025"), ("unixfs-v0-2015", "unixfs-v0-2015"), ("cid-v1", "cidv1-raw-leaves")];
 
 /// Vectors that take long.
 const SLOW: [&str; 5] = ["zeros-1GiB", "zeros-1GiB+1", "dir-20000", "stream-174x256KiB", "stream-174x256KiB+1"];
@@ -20,7 +21,8 @@ const SLOW: [&str; 5] = ["zeros-1GiB", "zeros-1GiB+1", "dir-20000", "stream-174x
 /// STREAM(n) of the vectors.
 fn stream(bytes: usize) -> Vec<u8> {
     let counters = 0..bytes.div_ceil(32) as u64;
-    let mut out: Vec<u8> = counters.flat_map(|k| <[u8; 32]>::try_from(digest(&SHA256, &k.to_le_bytes()).as_ref()).expect("32 bytes")).collect();
+    let mut out: Vec<u8> =
+        counters.flat_map(|k| <[u8; 32]>::try_from(digest(&SHA256, &k.to_le_bytes()).as_ref()).expect("32 bytes")).collect();
     out.truncate(bytes);
     out
 }
@@ -43,7 +45,9 @@ fn make(id: &str, at: &Path) -> bool {
     let padded = |hundreds: usize, last: [usize; 2]| {
         std::fs::create_dir_all(at).expect("made");
         let lengths = std::iter::repeat_n(100, hundreds).chain(last);
-        lengths.enumerate().for_each(|(i, length)| drop(File::create(at.join(format!("{:x<length$}", format!("{i:05}")))).expect("made")));
+        lengths
+            .enumerate()
+            .for_each(|(i, length)| drop(File::create(at.join(format!("{:x<length$}", format!("{i:05}")))).expect("made")));
     };
     match id {
         "stream-empty" => write(b""),
@@ -104,7 +108,9 @@ fn cids_are_those_of_kubo() {
         let input = folder.path().join("input");
         assert!(make(id, &input), "the input of {id} is not known here");
         for (profile, column) in PROFILES {
-            let added = gateway.add(&input, &[&["--profile", profile], &flags[..]].concat()).unwrap_or_else(|error| panic!("{id}: {error}\n{}", gateway.log()));
+            let added = gateway
+                .add(&input, &[&["--profile", profile], &flags[..]].concat())
+                .unwrap_or_else(|error| panic!("{id}: {error}\n{}", gateway.log()));
             assert_eq!(added["cid"], vector["cids"][column], "{id} with {profile}");
             right += 1;
         }
@@ -116,8 +122,13 @@ fn cids_are_those_of_kubo() {
         if id == "dir-hidden-default" {
             std::fs::remove_file(input.join(".hidden")).expect("removed");
         }
-        let same = Command::new("diff").arg("-r").arg("--no-dereference").args([&input, &output]).output().expect("diff can be run");
-        assert!(same.status.success(), "{id} came back other: {}", String::from_utf8_lossy(&same.stdout).chars().take(500).collect::<String>());
+        let same =
+            Command::new("diff").arg("-r").arg("--no-dereference").args([&input, &output]).output().expect("diff can be run");
+        assert!(
+            same.status.success(),
+            "{id} came back other: {}",
+            String::from_utf8_lossy(&same.stdout).chars().take(500).collect::<String>()
+        );
         for path in [&input, &output] {
             if path.is_dir() {
                 std::fs::remove_dir_all(path).expect("removed");

@@ -131,7 +131,9 @@ async fn open(content: &Arc<dyn Content>, cid: Cid, name: String, trace: &Arc<Tr
         TreeNode::Dir(dir) => Found::Folder { name, dir: DirListing::plain(dir) },
         TreeNode::Shard(shard) => Found::Folder { name, dir: DirListing::sharded(shard) },
         TreeNode::Symlink(target) => Found::Symlink { name, target },
-        TreeNode::Raw(_) | TreeNode::Other { .. } => return Err(StoreError::BadFile("an entry of the folder is neither file nor folder")),
+        TreeNode::Raw(_) | TreeNode::Other { .. } => {
+            return Err(StoreError::BadFile("an entry of the folder is neither file nor folder"));
+        }
     })
 }
 
@@ -196,7 +198,9 @@ impl Out {
             let path = format!("{prefix}{}", entry.name);
             match open(&self.content, entry.cid, path, &self.trace).await? {
                 Found::File { name, file } => self.file(&name, file).await?,
-                Found::Symlink { name, target } => self.entry(&json!({ "path": name, "kind": "symlink", "target": target })).await?,
+                Found::Symlink { name, target } => {
+                    self.entry(&json!({ "path": name, "kind": "symlink", "target": target })).await?
+                }
                 Found::Folder { name, dir } => {
                     if levels.len() == DEPTH_MAX {
                         return Err(StoreError::BadFile("folders are nested deeper than this gateway follows").into());

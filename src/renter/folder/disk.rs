@@ -93,7 +93,12 @@ pub(super) trait DiskFile: Debug + Send + Sync {
     /// True if writes have to be aligned to [`DIRECT_ALIGN`].
     fn is_direct(&self) -> bool;
     /// Up to `len` bytes; fewer only at the end of the file.
-    fn read_at(&self, offset: u64, len: usize) -> io::Result<Vec<u8>>;
+    fn read_at(&self, offset: u64, len: usize) -> io::Result<Vec<u8>> {
+        self.read_into(offset, len, Vec::with_capacity(len))
+    }
+
+    /// The same into a buffer that the caller brings, empty, with room or without.
+    fn read_into(&self, offset: u64, len: usize, buffer: Vec<u8>) -> io::Result<Vec<u8>>;
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
     fn truncate(&self, len: u64) -> io::Result<()>;
     /// Makes the file's bytes and length durable.
@@ -282,8 +287,8 @@ impl DiskFile for RealFile {
         self.direct
     }
 
-    fn read_at(&self, offset: u64, len: usize) -> io::Result<Vec<u8>> {
-        let mut bytes = Vec::with_capacity(len);
+    fn read_into(&self, offset: u64, len: usize, mut bytes: Vec<u8>) -> io::Result<Vec<u8>> {
+        bytes.reserve_exact(len);
         while bytes.len() < len {
             let at = offset + bytes.len() as u64;
             match rustix::io::pread(&self.file, spare_capacity(&mut bytes), at) {

@@ -155,7 +155,9 @@ pub(super) struct Entry {
 pub(super) enum Scanned {
     Entry(Entry),
     /// Bytes that are no intact entry, with an intact entry behind them.
-    Damaged { bytes: u64 },
+    Damaged {
+        bytes: u64,
+    },
 }
 
 /// Reads a segment's entries in order and steps over what is damaged.

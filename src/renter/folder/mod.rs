@@ -48,8 +48,8 @@ use futures::{
     stream::{self, BoxStream},
 };
 use object_store::{
-    CopyOptions, Error, GetOptions, GetRange, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta,
-    ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, path::Path,
+    CopyOptions, Error, GetOptions, GetRange, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, path::Path,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
@@ -291,7 +291,9 @@ impl FolderStore {
             return Ok(found);
         }
         let open = self.open().await?;
-        blocking(&self.0.read_jobs, move || read_object(&open, &key, range.as_ref(), head)).await
+        // Taken here and not in the job: some dozen threads that each keep a buffer of their own cost hundreds of MiB.
+        let buffer = Vec::with_capacity(wanted_bytes(range.as_ref(), head));
+        blocking(&self.0.read_jobs, move || read_object(&open, &key, range.as_ref(), head, buffer)).await
     }
 
     async fn remove(&self, key: String) -> Result<(), FolderError> {
@@ -394,7 +396,7 @@ impl Inner {
         if self.current().is_some() {
             self.space.measure(&*disk, self.options.floor_bytes).map_err(FolderError::io("measure free space"))?;
         }
-        read_file(&*disk, MARKER_KEY, range, head, MARKER_BYTES_MAX)
+        read_file(&*disk, MARKER_KEY, range, head, MARKER_BYTES_MAX, Vec::new())
     }
 }
 
@@ -424,7 +426,15 @@ fn finish_temp(open: &Open, path: String, written: io::Result<()>) -> Result<Str
     Ok(path)
 }
 
-fn read_object(open: &Open, key: &str, range: Option<&GetRange>, head: bool) -> Result<Found, FolderError> {
+/// Bytes that a read gives at most, as far as the question tells.
+fn wanted_bytes(range: Option<&GetRange>, head: bool) -> usize {
+    match range {
+        Some(GetRange::Bounded(range)) if !head => range.end.saturating_sub(range.start).min(OBJECT_BYTES_MAX) as usize,
+        _ => 0,
+    }
+}
+
+fn read_object(open: &Open, key: &str, range: Option<&GetRange>, head: bool, mut buffer: Vec<u8>) -> Result<Found, FolderError> {
     // Twice, because an object may move from a file to the log between the two looks; it cannot do so again and again.
     for _ in 0..2 {
         match open.index.get(key) {
@@ -436,12 +446,12 @@ fn read_object(open: &Open, key: &str, range: Option<&GetRange>, head: bool) -> 
                 let bytes = spot
                     .segment
                     .file
-                    .read_at(u64::from(spot.offset) + range.start, wanted)
+                    .read_into(u64::from(spot.offset) + range.start, wanted, std::mem::take(&mut buffer))
                     .and_then(|bytes| if bytes.len() == wanted { Ok(bytes) } else { Err(ErrorKind::UnexpectedEof.into()) })
                     .map_err(FolderError::io("read the log"))?;
                 return Ok(Found { len, modified: spot.modified(), range, bytes: bytes.into() });
             }
-            None => match read_file(&*open.disk, &disk_path(key), range, head, OBJECT_BYTES_MAX) {
+            None => match read_file(&*open.disk, &disk_path(key), range, head, OBJECT_BYTES_MAX, std::mem::take(&mut buffer)) {
                 Err(FolderError::NotFound) => {}
                 other => return other,
             },
@@ -456,6 +466,7 @@ fn read_file(
     range: Option<&GetRange>,
     head: bool,
     max_bytes: u64,
+    buffer: Vec<u8>,
 ) -> Result<Found, FolderError> {
     let file = match disk.open(path, Access::Read) {
         Ok(file) => file,
@@ -473,7 +484,7 @@ fn read_file(
     if wanted > max_bytes {
         return Err(FolderError::TooLarge { len: wanted });
     }
-    let bytes = file.read_at(range.start, wanted as usize).map_err(FolderError::io("read the file"))?;
+    let bytes = file.read_into(range.start, wanted as usize, buffer).map_err(FolderError::io("read the file"))?;
     if bytes.len() as u64 != wanted {
         return Err(FolderError::io("read the file")(ErrorKind::UnexpectedEof.into()));
     }
@@ -611,8 +622,7 @@ impl FolderStore {
         let open = self.open().await?;
         let prefix = prefix.to_owned();
         blocking(&self.0.read_jobs, move || {
-            let mut listing =
-                listing.unwrap_or_else(|| Listing::start(open.disk.clone(), &open.index, &prefix, after.as_deref()));
+            let mut listing = listing.unwrap_or_else(|| Listing::start(open.disk.clone(), &open.index, &prefix, after.as_deref()));
             let page = listing.page(LIST_PAGE).map_err(FolderError::io("list the folder"))?;
             let metas = page.into_iter().map(|listed| meta_of(&listed.key, listed.len, listed.modified)).collect();
             Ok((metas, listing))

@@ -21,8 +21,8 @@ use super::{
     index::{Index, Slot, Spot},
     key::MARKER_KEY,
     log::{
-        Entry, EntryKind, LOG_FOLDER, SEGMENT_HEADER_BYTES, Scanned, Scanner, SegmentHeader, decode_segment_header,
-        segment_number, segment_path,
+        Entry, EntryKind, LOG_FOLDER, SEGMENT_HEADER_BYTES, Scanned, Scanner, SegmentHeader, decode_segment_header, segment_number,
+        segment_path,
     },
     space::Space,
     walk::Listing,
@@ -76,11 +76,7 @@ impl Open {
 }
 
 /// Opens a folder that has its marker, for this process alone.
-pub(super) fn open_folder(
-    disk: Arc<dyn Disk>,
-    options: &FolderOptions,
-    space: &Arc<Space>,
-) -> Result<Open, FolderError> {
+pub(super) fn open_folder(disk: Arc<dyn Disk>, options: &FolderOptions, space: &Arc<Space>) -> Result<Open, FolderError> {
     if !has_marker(&*disk)? {
         return Err(FolderError::NoMarker);
     }
@@ -99,11 +95,8 @@ pub(super) fn open_folder(
         writer.closed.extend(read_segment(&*disk, &index, number)?);
     }
     writer.next_number = numbers.last().map_or(1, |last| last.saturating_add(1));
-    writer.count = Some(Count {
-        listing: Listing::start(disk.clone(), &index, "", None),
-        before: SystemTime::now(),
-        found_bytes: 0,
-    });
+    writer.count =
+        Some(Count { listing: Listing::start(disk.clone(), &index, "", None), before: SystemTime::now(), found_bytes: 0 });
     tracing::debug!(segments = numbers.len(), keys = index.len(), "opened a folder");
     let (queue, jobs) = channel();
     let (ending, ended) = watch::channel(());
@@ -165,7 +158,11 @@ fn read_segment(disk: &dyn Disk, index: &Index, number: u64) -> Result<Option<Cl
                 index.apply([(entry.key.into(), change)]);
             }
             Scanned::Damaged { bytes } => {
-                tracing::warn!(segment = number, bytes, "damaged bytes in the log of small objects, with intact entries behind them");
+                tracing::warn!(
+                    segment = number,
+                    bytes,
+                    "damaged bytes in the log of small objects, with intact entries behind them"
+                );
             }
         }
     }

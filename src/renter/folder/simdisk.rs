@@ -141,9 +141,7 @@ impl SimMachine {
         }
         // What stands in a folder that was lost is lost, too.
         let folders = sim.durable.clone();
-        sim.durable.retain(|path, _| {
-            path.match_indices('/').all(|(at, _)| folders.get(&path[..at]) == Some(&Node::Folder))
-        });
+        sim.durable.retain(|path, _| path.match_indices('/').all(|(at, _)| folders.get(&path[..at]) == Some(&Node::Folder)));
         sim.live = sim.durable.clone();
         sim.life += 1;
         sim.locked = false;
@@ -219,11 +217,7 @@ impl Sim {
 
     fn parent_exists(&self, path: &str) -> io::Result<()> {
         let folder = parent(path);
-        if folder.is_empty() || self.live.get(folder) == Some(&Node::Folder) {
-            Ok(())
-        } else {
-            Err(ErrorKind::NotFound.into())
-        }
+        if folder.is_empty() || self.live.get(folder) == Some(&Node::Folder) { Ok(()) } else { Err(ErrorKind::NotFound.into()) }
     }
 }
 
@@ -401,11 +395,12 @@ impl DiskFile for SimFile {
         self.direct
     }
 
-    fn read_at(&self, offset: u64, len: usize) -> io::Result<Vec<u8>> {
+    fn read_into(&self, offset: u64, len: usize, mut buffer: Vec<u8>) -> io::Result<Vec<u8>> {
         let sim = self.machine.enter(self.life)?;
         let data = &sim.inodes[self.inode].live;
         let start = (offset as usize).min(data.len());
-        Ok(data[start..(start + len).min(data.len())].to_vec())
+        buffer.extend_from_slice(&data[start..(start + len).min(data.len())]);
+        Ok(buffer)
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {

@@ -290,10 +290,7 @@ async fn below_the_floor_only_puts_are_refused() {
     store.put(&record(1), "x".into()).await.unwrap();
     store.put(&sector(1), vec![0; 100_000].into()).await.unwrap();
     machine.set_free_bytes(1 << 20);
-    for result in [
-        store.put(&record(2), "x".into()).await,
-        store.put(&sector(2), vec![0; 100_000].into()).await,
-    ] {
+    for result in [store.put(&record(2), "x".into()).await, store.put(&sector(2), vec![0; 100_000].into()).await] {
         assert!(matches!(cause(&result.unwrap_err()), FolderError::Full { floor_bytes: 1_048_576, .. }));
     }
     assert!(store.space().free_bytes() == Some(1 << 20));
@@ -336,8 +333,7 @@ async fn listings_miss_nothing_while_objects_become_files() {
     let mut rounds = 0;
     loop {
         let under_way = machine.paths().iter().any(|path| path.starts_with("log/"));
-        let listed: Vec<Path> =
-            store.list(Some(&Path::from("records"))).map_ok(|meta| meta.location).try_collect().await.unwrap();
+        let listed: Vec<Path> = store.list(Some(&Path::from("records"))).map_ok(|meta| meta.location).try_collect().await.unwrap();
         assert!(listed == names, "round {rounds}: {} of {}", listed.len(), names.len());
         rounds += 1;
         if !under_way {

@@ -28,8 +28,7 @@ use super::{
     index::{Change, Index, Segment, Slot, Spot, now_ms},
     key::{disk_path, parent},
     log::{
-        Entry, EntryKind, LOG_FOLDER, SEGMENT_HEADER_BYTES, Scanned, Scanner, encode_entry, encode_segment_header,
-        segment_path,
+        Entry, EntryKind, LOG_FOLDER, SEGMENT_HEADER_BYTES, Scanned, Scanner, encode_entry, encode_segment_header, segment_path,
     },
     space::Space,
     walk::Listing,
@@ -70,10 +69,21 @@ pub(super) enum PutKind {
 #[derive(Debug)]
 pub(super) enum Command {
     /// Store a small object in the log.
-    Put { key: String, data: Bytes, kind: PutKind },
-    Remove { key: String },
+    Put {
+        key: String,
+        data: Bytes,
+        kind: PutKind,
+    },
+    Remove {
+        key: String,
+    },
     /// A large object stands, durable, in the temporary file: give it its name.
-    Publish { key: String, temp: String, len: u64, kind: PutKind },
+    Publish {
+        key: String,
+        temp: String,
+        len: u64,
+        kind: PutKind,
+    },
 }
 
 /// A command with who waits for it, and the room it takes in the queue.
@@ -225,9 +235,7 @@ impl Writer {
         let mut batch = Batch::default();
         for Job { command, answer, room: queue_room } in jobs {
             let staged = match command {
-                Command::Put { key, data, kind } => {
-                    room.clone().and_then(|()| self.stage_put(&mut batch, key, data, kind))
-                }
+                Command::Put { key, data, kind } => room.clone().and_then(|()| self.stage_put(&mut batch, key, data, kind)),
                 Command::Remove { key } => self.stage_remove(&mut batch, key),
                 // Its bytes are on the disk already: what is left to do takes no space worth refusing.
                 Command::Publish { key, temp, len, kind } => self.stage_publish(&mut batch, key, &temp, len, kind),
@@ -259,8 +267,7 @@ impl Writer {
             }
             self.compact(usize::MAX);
         }
-        let above_floor =
-            self.space.measure(&*self.disk, self.floor_bytes).map_err(FolderError::io("measure free space"))?;
+        let above_floor = self.space.measure(&*self.disk, self.floor_bytes).map_err(FolderError::io("measure free space"))?;
         if above_floor == 0 { Err(FolderError::full(&self.space)) } else { Ok(()) }
     }
 
@@ -293,14 +300,7 @@ impl Writer {
         Ok(())
     }
 
-    fn stage_publish(
-        &mut self,
-        batch: &mut Batch,
-        key: String,
-        temp: &str,
-        len: u64,
-        kind: PutKind,
-    ) -> Result<(), FolderError> {
+    fn stage_publish(&mut self, batch: &mut Batch, key: String, temp: &str, len: u64, kind: PutKind) -> Result<(), FolderError> {
         let named = self.name_file(batch, &key, temp, kind);
         let old = match named {
             Ok(old) => old,
@@ -318,13 +318,7 @@ impl Writer {
     }
 
     /// Renames the temporary file to the key's path; answers the length of what stood there.
-    fn name_file(
-        &mut self,
-        batch: &mut Batch,
-        key: &str,
-        temp: &str,
-        kind: PutKind,
-    ) -> Result<Option<u64>, FolderError> {
+    fn name_file(&mut self, batch: &mut Batch, key: &str, temp: &str, kind: PutKind) -> Result<Option<u64>, FolderError> {
         let old = self.object_len(batch, key).map_err(FolderError::io("look for the object"))?;
         if kind == PutKind::Create && old.is_some() {
             return Err(FolderError::Exists);
@@ -435,15 +429,13 @@ impl Writer {
         self.next_number += 1;
         // The header is durable before any entry: a bad header with entries behind it is damage, not a crash.
         let header = encode_segment_header(number, mark);
-        let durable =
-            file.write_at(0, &header).and_then(|()| file.sync_data()).and_then(|()| self.disk.sync_folder(LOG_FOLDER));
+        let durable = file.write_at(0, &header).and_then(|()| file.sync_data()).and_then(|()| self.disk.sync_folder(LOG_FOLDER));
         if let Err(error) = durable {
             let _ = self.disk.unlink(&path);
             return Err(error);
         }
         let segment = Arc::new(Segment { number, mark, file });
-        self.active =
-            Some(Active { segment, end: SEGMENT_HEADER_BYTES, entries: 0, batch: 0, since: Instant::now() });
+        self.active = Some(Active { segment, end: SEGMENT_HEADER_BYTES, entries: 0, batch: 0, since: Instant::now() });
         Ok(())
     }
 
@@ -473,13 +465,11 @@ impl Writer {
         }
         let Some(mut compaction) = self.compaction.take() else { return };
         match compaction.stage {
-            CompactionStage::Copying(ref mut scanner) => {
-                match self.copy_entries(scanner, &mut compaction.keys, entries) {
-                    Ok(Copied::Some) => self.compaction = Some(compaction),
-                    Ok(Copied::All) => self.start_sync(compaction.keys),
-                    Err(error) => self.compaction_failed(&error),
-                }
-            }
+            CompactionStage::Copying(ref mut scanner) => match self.copy_entries(scanner, &mut compaction.keys, entries) {
+                Ok(Copied::Some) => self.compaction = Some(compaction),
+                Ok(Copied::All) => self.start_sync(compaction.keys),
+                Err(error) => self.compaction_failed(&error),
+            },
             CompactionStage::Syncing(ref done) => {
                 let result = done.try_recv();
                 self.compaction = Some(compaction);

@@ -15,8 +15,7 @@ pub enum Operation {
 }
 
 impl Operation {
-    pub const ALL: [Operation; 5] =
-        [Operation::Get, Operation::Put, Operation::Size, Operation::Delete, Operation::List];
+    pub const ALL: [Operation; 5] = [Operation::Get, Operation::Put, Operation::Size, Operation::Delete, Operation::List];
 
     pub fn as_str(self) -> &'static str {
         match self {

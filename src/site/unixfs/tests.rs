@@ -39,81 +39,29 @@ fn list(dag: &TestDag, listing: &mut DirListing) -> Result<Vec<ListEntry>, SiteE
 
 /// One line for an answer; `roots` follow with the names that the test has given to CIDs.
 fn show(dag: &TestDag, names: &[(&str, Cid)], answer: Answer) -> String {
-    let name_of = |cid: &Cid| {
-        names
-            .iter()
-            .find(|(_, known)| known == cid)
-            .map_or_else(|| cid.to_string(), |(name, _)| name.to_string())
-    };
+    let name_of =
+        |cid: &Cid| names.iter().find(|(_, known)| known == cid).map_or_else(|| cid.to_string(), |(name, _)| name.to_string());
     let list_of = |roots: &[Cid]| roots.iter().map(name_of).collect::<Vec<_>>().join(",");
-    let dir_of = |dir: Option<Cid>| {
-        dir.map(|dir| format!(" of {}", name_of(&dir)))
-            .unwrap_or_default()
-    };
+    let dir_of = |dir: Option<Cid>| dir.map(|dir| format!(" of {}", name_of(&dir))).unwrap_or_default();
     match answer {
-        Answer::File {
-            cid,
-            size,
-            node,
-            name,
-            dir,
-            roots,
-        } => {
+        Answer::File { cid, size, node, name, dir, roots } => {
             assert_eq!(node.size, size);
-            format!(
-                "file {} of {size} as {name:?}{} [{}]",
-                name_of(&cid),
-                dir_of(dir),
-                list_of(&roots)
-            )
+            format!("file {} of {size} as {name:?}{} [{}]", name_of(&cid), dir_of(dir), list_of(&roots))
         }
-        Answer::RawBlock {
-            cid,
-            name,
-            dir,
-            roots,
-        } => format!(
-            "raw {} as {name:?}{} [{}]",
-            name_of(&cid),
-            dir_of(dir),
-            list_of(&roots)
-        ),
-        Answer::Listing {
-            mut dir,
-            cid,
-            roots,
-        } => {
-            let mut entries: Vec<_> = list(dag, &mut dir)
-                .unwrap()
-                .into_iter()
-                .map(|entry| entry.name)
-                .collect();
+        Answer::RawBlock { cid, name, dir, roots } => {
+            format!("raw {} as {name:?}{} [{}]", name_of(&cid), dir_of(dir), list_of(&roots))
+        }
+        Answer::Listing { mut dir, cid, roots } => {
+            let mut entries: Vec<_> = list(dag, &mut dir).unwrap().into_iter().map(|entry| entry.name).collect();
             entries.sort();
-            format!(
-                "list {} ({}) [{}]",
-                name_of(&cid),
-                entries.join(" "),
-                list_of(&roots)
-            )
+            format!("list {} ({}) [{}]", name_of(&cid), entries.join(" "), list_of(&roots))
         }
         Answer::AddSlash => "slash".to_string(),
         Answer::NotFound { missing, roots } => format!("missing {missing} [{}]", list_of(&roots)),
-        Answer::Symlink { target, cid, roots } => format!(
-            "symlink {} to {target} [{}]",
-            name_of(&cid),
-            list_of(&roots)
-        ),
-        Answer::NotUnixfs {
-            cid,
-            codec,
-            rest,
-            roots,
-        } => format!(
-            "codec {codec:x} at {} rest {} [{}]",
-            name_of(&cid),
-            rest.decoded(),
-            list_of(&roots)
-        ),
+        Answer::Symlink { target, cid, roots } => format!("symlink {} to {target} [{}]", name_of(&cid), list_of(&roots)),
+        Answer::NotUnixfs { cid, codec, rest, roots } => {
+            format!("codec {codec:x} at {} rest {} [{}]", name_of(&cid), rest.decoded(), list_of(&roots))
+        }
     }
 }
 
@@ -125,10 +73,7 @@ fn check(dag: &TestDag, names: &[(&str, Cid)], root: Cid, rows: &[(&str, &str)])
 }
 
 fn pb_file(bytes: &'static [u8]) -> UnixFs {
-    UnixFs {
-        data: Some(Bytes::from_static(bytes)),
-        ..UnixFs::new(Kind::File)
-    }
+    UnixFs { data: Some(Bytes::from_static(bytes)), ..UnixFs::new(Kind::File) }
 }
 
 /// root: a.txt (raw), big (two leaves), link (symlink), sub/ (index.html, deep/ (b.txt)), odd/ (index.html is a directory),
@@ -205,20 +150,11 @@ fn plain_directories() {
         ("/big/", "missing / [ROOT,BIG]"),
         ("/big/x/", "missing x [ROOT,BIG]"),
         ("/sub", "slash"),
-        (
-            "/sub/",
-            r#"file INDEX of 10 as Some("index.html") of SUB [ROOT,SUB]"#,
-        ),
-        (
-            "/sub/index.html",
-            r#"file INDEX of 10 as Some("index.html") [ROOT,SUB,INDEX]"#,
-        ),
+        ("/sub/", r#"file INDEX of 10 as Some("index.html") of SUB [ROOT,SUB]"#),
+        ("/sub/index.html", r#"file INDEX of 10 as Some("index.html") [ROOT,SUB,INDEX]"#),
         ("/sub/deep", "slash"),
         ("/sub/deep/", "list DEEP (b.txt) [ROOT,SUB,DEEP]"),
-        (
-            "/sub//deep///b.txt",
-            r#"raw B as Some("b.txt") [ROOT,SUB,DEEP,B]"#,
-        ),
+        ("/sub//deep///b.txt", r#"raw B as Some("b.txt") [ROOT,SUB,DEEP,B]"#),
         ("/sub/nope/b.txt", "missing nope/b.txt [ROOT,SUB]"),
         ("/Sub/", "missing Sub [ROOT]"),
         ("/empty/", "list EMPTY () [ROOT,EMPTY]"),
@@ -247,56 +183,17 @@ fn roots_of_other_kinds() {
     let mut dag = TestDag::default();
     let names = plain_site(&mut dag);
     // A root file is asked for with a slash on subdomains, where every path has one.
-    check(
-        &dag,
-        &names,
-        named(&names, "A"),
-        &[
-            ("", "raw A as None [A]"),
-            ("/", "raw A as None [A]"),
-            ("/x", "missing x [A]"),
-        ],
-    );
+    check(&dag, &names, named(&names, "A"), &[("", "raw A as None [A]"), ("/", "raw A as None [A]"), ("/x", "missing x [A]")]);
     check(
         &dag,
         &names,
         named(&names, "BIG"),
-        &[
-            ("", "file BIG of 10 as None [BIG]"),
-            ("/", "file BIG of 10 as None [BIG]"),
-            ("/x", "missing x [BIG]"),
-        ],
+        &[("", "file BIG of 10 as None [BIG]"), ("/", "file BIG of 10 as None [BIG]"), ("/x", "missing x [BIG]")],
     );
-    check(
-        &dag,
-        &names,
-        named(&names, "LINK"),
-        &[
-            ("", "symlink LINK to sub/deep [LINK]"),
-            ("/x", "missing x [LINK]"),
-        ],
-    );
-    check(
-        &dag,
-        &names,
-        named(&names, "CBOR"),
-        &[("/a", "codec 71 at CBOR rest /a [CBOR]")],
-    );
-    check(
-        &dag,
-        &names,
-        named(&names, "BARE"),
-        &[("", "codec 70 at BARE rest  [BARE]")],
-    );
-    check(
-        &dag,
-        &names,
-        named(&names, "SUB"),
-        &[(
-            "/",
-            r#"file INDEX of 10 as Some("index.html") of SUB [SUB]"#,
-        )],
-    );
+    check(&dag, &names, named(&names, "LINK"), &[("", "symlink LINK to sub/deep [LINK]"), ("/x", "missing x [LINK]")]);
+    check(&dag, &names, named(&names, "CBOR"), &[("/a", "codec 71 at CBOR rest /a [CBOR]")]);
+    check(&dag, &names, named(&names, "BARE"), &[("", "codec 70 at BARE rest  [BARE]")]);
+    check(&dag, &names, named(&names, "SUB"), &[("/", r#"file INDEX of 10 as Some("index.html") of SUB [SUB]"#)]);
 }
 
 #[test]
@@ -314,21 +211,9 @@ fn only_the_blocks_on_the_way_are_needed() {
     ];
     for (path, expect) in rows {
         let needed = walk(&dag, named(&names, "ROOT"), path).unwrap().needed;
-        assert_eq!(
-            needed,
-            expect
-                .iter()
-                .map(|name| named(&names, name))
-                .collect::<Vec<_>>(),
-            "{path}"
-        );
+        assert_eq!(needed, expect.iter().map(|name| named(&names, name)).collect::<Vec<_>>(), "{path}");
     }
-    assert!(
-        walk(&dag, named(&names, "A"), "/")
-            .unwrap()
-            .needed
-            .is_empty()
-    );
+    assert!(walk(&dag, named(&names, "A"), "/").unwrap().needed.is_empty());
 }
 
 #[test]
@@ -337,56 +222,31 @@ fn sharded_directories() {
         let mut dag = TestDag::default();
         let index = dag.pb(&pb_file(b"<p>index</p>"), &[]);
         let inner = dag.dir(&[("x", index)]);
-        let mut entries: Vec<(String, Cid)> = (0..900)
-            .map(|i| (format!("{i:04}"), dag.raw(format!("{i}").as_bytes())))
-            .collect();
+        let mut entries: Vec<(String, Cid)> = (0..900).map(|i| (format!("{i:04}"), dag.raw(format!("{i}").as_bytes()))).collect();
         entries.push(("inner".into(), inner));
         let bare = dag.shards(&entries, fanout);
         entries.push(("index.html".into(), index));
         let with_index = dag.shards(&entries, fanout);
-        let names = [
-            ("INDEX", index),
-            ("INNER", inner),
-            ("BARE", bare),
-            ("WITH", with_index),
-            ("N7", entries[7].1),
-        ];
+        let names = [("INDEX", index), ("INNER", inner), ("BARE", bare), ("WITH", with_index), ("N7", entries[7].1)];
         check(
             &dag,
             &names,
             with_index,
             &[
                 ("", "slash"),
-                (
-                    "/",
-                    r#"file INDEX of 12 as Some("index.html") of WITH [WITH]"#,
-                ),
+                ("/", r#"file INDEX of 12 as Some("index.html") of WITH [WITH]"#),
                 ("/0007", r#"raw N7 as Some("0007") [WITH,N7]"#),
                 ("/0007/", "missing / [WITH,N7]"),
                 ("/inner", "slash"),
                 ("/inner/", "list INNER (x) [WITH,INNER]"),
-                (
-                    "/inner/x",
-                    r#"file INDEX of 12 as Some("x") [WITH,INNER,INDEX]"#,
-                ),
+                ("/inner/x", r#"file INDEX of 12 as Some("x") [WITH,INNER,INDEX]"#),
                 ("/0900", "missing 0900 [WITH]"),
                 ("/00", "missing 00 [WITH]"),
             ],
         );
-        let Answer::Listing {
-            mut dir,
-            cid,
-            roots,
-        } = walk(&dag, bare, "/").unwrap().answer
-        else {
-            panic!("not a listing")
-        };
+        let Answer::Listing { mut dir, cid, roots } = walk(&dag, bare, "/").unwrap().answer else { panic!("not a listing") };
         assert_eq!((cid, roots, dir.entries_known()), (bare, vec![bare], None));
-        let mut listed: Vec<_> = list(&dag, &mut dir)
-            .unwrap()
-            .into_iter()
-            .map(|entry| (entry.name, entry.cid))
-            .collect();
+        let mut listed: Vec<_> = list(&dag, &mut dir).unwrap().into_iter().map(|entry| (entry.name, entry.cid)).collect();
         listed.sort();
         entries.pop();
         entries.sort();
@@ -395,12 +255,7 @@ fn sharded_directories() {
     }
     let mut dag = TestDag::default();
     let empty = dag.shards(&[], 256);
-    check(
-        &dag,
-        &[("E", empty)],
-        empty,
-        &[("/", "list E () [E]"), ("/x", "missing x [E]")],
-    );
+    check(&dag, &[("E", empty)], empty, &[("/", "list E () [E]"), ("/x", "missing x [E]")]);
 }
 
 #[test]
@@ -410,15 +265,10 @@ fn conformance_fixtures() {
         return;
     };
     let root = dag.roots[0];
-    assert_eq!(
-        root.to_string(),
-        "bafybeig6ka5mlwkl4subqhaiatalkcleo4jgnr3hqwvpmsqfca27cijp3i"
-    );
+    assert_eq!(root.to_string(), "bafybeig6ka5mlwkl4subqhaiatalkcleo4jgnr3hqwvpmsqfca27cijp3i");
     let walked = walk(&dag, root, "/%C4%85/%C4%99").unwrap();
     assert!(matches!(walked.answer, Answer::AddSlash));
-    let Answer::Listing { mut dir, roots, .. } = walk(&dag, root, "/ą/ę/").unwrap().answer else {
-        panic!("not a listing")
-    };
+    let Answer::Listing { mut dir, roots, .. } = walk(&dag, root, "/ą/ę/").unwrap().answer else { panic!("not a listing") };
     assert_eq!((roots.len(), dir.entries_known()), (3, Some(1)));
     let entries = list(&dag, &mut dir).unwrap();
     assert_eq!(entries[0].name, "file-źł.txt");
@@ -426,56 +276,28 @@ fn conformance_fixtures() {
 
     let dag = fixture("gateway-cache/fixtures.car").unwrap();
     let root = dag.roots[0];
-    let Answer::RawBlock {
-        cid,
-        name,
-        dir,
-        roots,
-    } = walk(&dag, root, "/root2/root3/root4/").unwrap().answer
-    else {
+    let Answer::RawBlock { cid, name, dir, roots } = walk(&dag, root, "/root2/root3/root4/").unwrap().answer else {
         panic!("not a file")
     };
-    assert_eq!(
-        (name.as_deref(), dir, roots.len()),
-        (Some("index.html"), Some(roots[3]), 4),
-        "the roots end with the directory"
-    );
-    let Answer::RawBlock {
-        dir: None, roots, ..
-    } = walk(&dag, root, "/root2/root3/root4/index.html")
-        .unwrap()
-        .answer
-    else {
+    assert_eq!((name.as_deref(), dir, roots.len()), (Some("index.html"), Some(roots[3]), 4), "the roots end with the directory");
+    let Answer::RawBlock { dir: None, roots, .. } = walk(&dag, root, "/root2/root3/root4/index.html").unwrap().answer else {
         panic!("not a file")
     };
     assert_eq!((roots.len(), roots[4]), (5, cid));
 
     let dag = fixture("path_gateway_unixfs/symlink.car").unwrap();
-    let Answer::Symlink { target, roots, .. } = walk(&dag, dag.roots[0], "/bar").unwrap().answer
-    else {
-        panic!("not a symlink")
-    };
+    let Answer::Symlink { target, roots, .. } = walk(&dag, dag.roots[0], "/bar").unwrap().answer else { panic!("not a symlink") };
     assert_eq!((target.as_str(), roots.len()), ("foo", 2));
 
     let dag = fixture("path_gateway_unixfs/dir-with-percent-encoded-filename.car").unwrap();
-    let Answer::Listing { mut dir, .. } = walk(&dag, dag.roots[0], "/").unwrap().answer else {
-        panic!("not a listing")
-    };
+    let Answer::Listing { mut dir, .. } = walk(&dag, dag.roots[0], "/").unwrap().answer else { panic!("not a listing") };
     let name = list(&dag, &mut dir).unwrap().remove(0).name;
     assert!(name.contains("%2C"), "{name}");
     let encoded = SitePath::from_decoded(&name).unwrap().encoded();
-    assert!(matches!(
-        walk(&dag, dag.roots[0], &encoded).unwrap().answer,
-        Answer::File { .. } | Answer::RawBlock { .. }
-    ));
+    assert!(matches!(walk(&dag, dag.roots[0], &encoded).unwrap().answer, Answer::File { .. } | Answer::RawBlock { .. }));
 
     let dag = fixture("path_gateway_dag/dag-cbor-traversal.car").unwrap();
-    let Answer::NotUnixfs {
-        codec: codec::DAG_CBOR,
-        rest,
-        ..
-    } = walk(&dag, dag.roots[0], "/foo/link").unwrap().answer
-    else {
+    let Answer::NotUnixfs { codec: codec::DAG_CBOR, rest, .. } = walk(&dag, dag.roots[0], "/foo/link").unwrap().answer else {
         panic!("not dag-cbor")
     };
     assert_eq!(rest.decoded(), "/foo/link");
@@ -484,15 +306,12 @@ fn conformance_fixtures() {
 /// A HAMT made by kubo: all that is listed is found, each by at most as many blocks as there are levels.
 #[test]
 fn kubo_hamt() {
-    let Some(dag) = TestDag::from_car(
-        "conformance/fixtures/trustless_gateway_car/single-layer-hamt-with-multi-block-files.car",
-    ) else {
+    let Some(dag) = TestDag::from_car("conformance/fixtures/trustless_gateway_car/single-layer-hamt-with-multi-block-files.car")
+    else {
         return;
     };
     let root = dag.roots[0];
-    let Answer::Listing { mut dir, .. } = walk(&dag, root, "/").unwrap().answer else {
-        panic!("not a listing")
-    };
+    let Answer::Listing { mut dir, .. } = walk(&dag, root, "/").unwrap().answer else { panic!("not a listing") };
     let entries = list(&dag, &mut dir).unwrap();
     assert!(entries.len() > 20, "{}", entries.len());
     for entry in entries {
@@ -520,25 +339,17 @@ fn bad_blocks_are_errors_and_change_nothing() {
     let names = plain_site(&mut dag);
     let root = named(&names, "ROOT");
     let mut walk = Walk::new(root, SitePath::parse("/a.txt").unwrap());
-    assert!(matches!(
-        walk.give(Bytes::from_static(&[0x12, 0xff])),
-        Err(SiteError::Tree(TreeError::Malformed { .. }))
-    ));
+    assert!(matches!(walk.give(Bytes::from_static(&[0x12, 0xff])), Err(SiteError::Tree(TreeError::Malformed { .. }))));
     assert!(matches!(walk.step(), Step::Need(cid) if cid == root));
     walk.give(dag.block(&root)).unwrap();
     assert!(matches!(walk.step(), Step::Done(Answer::RawBlock { .. })));
     walk.give(Bytes::from_static(&[0x12, 0xff])).unwrap();
-    assert!(
-        matches!(walk.step(), Step::Done(Answer::RawBlock { .. })),
-        "giving what nobody needs does nothing"
-    );
+    assert!(matches!(walk.step(), Step::Done(Answer::RawBlock { .. })), "giving what nobody needs does nothing");
 }
 
 /// A shard whose every slot leads to the shard `below`, or to an entry of one name.
 fn every_slot(fanout: u64, name: &str, below: Cid) -> Vec<u8> {
-    let items: Vec<_> = (0..fanout as usize)
-        .map(|slot| (slot, name, below))
-        .collect();
+    let items: Vec<_> = (0..fanout as usize).map(|slot| (slot, name, below)).collect();
     shard_block(fanout, &items)
 }
 
@@ -550,23 +361,12 @@ fn shard_cycles_end() {
     dag.insert(me, every_slot(8, "", me));
     let error = walk(&dag, me, "/any").map(|_| ()).unwrap_err();
     assert!(
-        matches!(
-            error,
-            SiteError::Tree(TreeError::TooLarge {
-                what: "bits of a name's hash that a HAMT uses",
-                ..
-            })
-        ),
+        matches!(error, SiteError::Tree(TreeError::TooLarge { what: "bits of a name's hash that a HAMT uses", .. })),
         "{error}"
     );
-    let TreeNode::Shard(top) = parse_node(&me, &dag.block(&me)).unwrap() else {
-        panic!("not a shard")
-    };
+    let TreeNode::Shard(top) = parse_node(&me, &dag.block(&me)).unwrap() else { panic!("not a shard") };
     let error = list(&dag, &mut DirListing::sharded(top)).unwrap_err();
-    assert!(
-        matches!(error, SiteError::Tree(TreeError::TooLarge { .. })),
-        "{error}"
-    );
+    assert!(matches!(error, SiteError::Tree(TreeError::TooLarge { .. })), "{error}");
 }
 
 #[test]
@@ -578,33 +378,17 @@ fn shard_bombs_end() {
     for _ in 0..7 {
         cid = dag.put(codec::DAG_PB, every_slot(256, "", cid));
     }
-    let TreeNode::Shard(top) = parse_node(&cid, &dag.block(&cid)).unwrap() else {
-        panic!("not a shard")
-    };
+    let TreeNode::Shard(top) = parse_node(&cid, &dag.block(&cid)).unwrap() else { panic!("not a shard") };
     let error = list(&dag, &mut DirListing::sharded(top)).unwrap_err();
-    assert_eq!(
-        error,
-        SiteError::Tree(TreeError::malformed(
-            "HAMT",
-            "an entry stands in a slot where its name does not belong"
-        ))
-    );
+    assert_eq!(error, SiteError::Tree(TreeError::malformed("HAMT", "an entry stands in a slot where its name does not belong")));
     // The same of empty shards, which would list nothing for ever.
     let mut cid = dag.put(codec::DAG_PB, shard_block(256, &[]));
     for _ in 0..7 {
         cid = dag.put(codec::DAG_PB, every_slot(256, "", cid));
     }
-    let TreeNode::Shard(top) = parse_node(&cid, &dag.block(&cid)).unwrap() else {
-        panic!("not a shard")
-    };
+    let TreeNode::Shard(top) = parse_node(&cid, &dag.block(&cid)).unwrap() else { panic!("not a shard") };
     let error = list(&dag, &mut DirListing::sharded(top)).unwrap_err();
-    assert_eq!(
-        error,
-        SiteError::Tree(TreeError::malformed(
-            "HAMT",
-            "a shard below the top is empty"
-        ))
-    );
+    assert_eq!(error, SiteError::Tree(TreeError::malformed("HAMT", "a shard below the top is empty")));
 }
 
 #[test]
@@ -612,10 +396,9 @@ fn shards_that_lead_elsewhere() {
     let mut dag = TestDag::default();
     let dir = dag.dir(&[]);
     let narrow = dag.put(codec::DAG_PB, every_slot(16, "name", dir));
-    for (below, why) in [
-        (dir, "a shard links to something that is no shard"),
-        (narrow, "a shard has another fanout than the one above it"),
-    ] {
+    for (below, why) in
+        [(dir, "a shard links to something that is no shard"), (narrow, "a shard has another fanout than the one above it")]
+    {
         let top = dag.put(codec::DAG_PB, every_slot(256, "", below));
         let error = walk(&dag, top, "/any").map(|_| ()).unwrap_err();
         assert_eq!(error, SiteError::Tree(TreeError::malformed("HAMT", why)));
@@ -629,13 +412,7 @@ fn block_limits() {
     let mut dag = TestDag::default();
     dag.insert(me, pb_block(&UnixFs::new(Kind::Directory), &[("a", me)]));
     let walked = walk(&dag, me, &"/a".repeat(256)).unwrap();
-    assert_eq!(
-        (
-            walked.needed.len(),
-            matches!(walked.answer, Answer::AddSlash)
-        ),
-        (257, true)
-    );
+    assert_eq!((walked.needed.len(), matches!(walked.answer, Answer::AddSlash)), (257, true));
 
     // Through shards, six levels each: 256 names would take 1,536 blocks.
     let width_bits = 10;
@@ -645,20 +422,11 @@ fn block_limits() {
         let slot = (hash >> (64 - width_bits * (depth + 1)) & 1023) as usize;
         let name = if depth == 5 { "a" } else { "" };
         let block = shard_block(1024, &[(slot, name, top)]);
-        top = if depth == 0 {
-            me
-        } else {
-            cid_v1(codec::DAG_PB, sha2_256(&block))
-        };
+        top = if depth == 0 { me } else { cid_v1(codec::DAG_PB, sha2_256(&block)) };
         dag.insert(top, block);
     }
     let error = walk(&dag, me, &"/a".repeat(256)).map(|_| ()).unwrap_err();
-    assert_eq!(
-        error,
-        SiteError::TooManyBlocks {
-            max: WALK_BLOCKS_MAX
-        }
-    );
+    assert_eq!(error, SiteError::TooManyBlocks { max: WALK_BLOCKS_MAX });
     assert!(walk(&dag, me, &"/a".repeat(100)).is_ok());
 }
 
@@ -668,19 +436,10 @@ fn names_that_are_not_utf8_are_listed_but_not_found() {
     let file = dag.raw(b"x");
     let block = crate::tree::dagpb::encode(&crate::tree::dagpb::PbNode {
         data: Some(vec![8, 1].into()),
-        links: vec![crate::tree::dagpb::PbLink {
-            cid: file,
-            name: Bytes::from_static(&[b'a', 0xff]),
-            tsize: 1,
-        }],
+        links: vec![crate::tree::dagpb::PbLink { cid: file, name: Bytes::from_static(&[b'a', 0xff]), tsize: 1 }],
     });
     let root = dag.put(codec::DAG_PB, block);
-    check(
-        &dag,
-        &[("R", root)],
-        root,
-        &[("/", "list R (a\u{fffd}) [R]"), ("/a", "missing a [R]")],
-    );
+    check(&dag, &[("R", root)], root, &[("/", "list R (a\u{fffd}) [R]"), ("/a", "missing a [R]")]);
 }
 
 proptest! {

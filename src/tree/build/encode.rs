@@ -141,8 +141,7 @@ mod tests {
 
     #[test]
     fn a_link_has_the_bytes_it_says() {
-        for (cid, name, tsize) in [(34, 0, 0u64), (36, 5, 127), (36, 100, 128), (34, 255, u64::MAX), (200, 90, 1 << 40)]
-        {
+        for (cid, name, tsize) in [(34, 0, 0u64), (36, 5, 127), (36, 100, 128), (34, 255, u64::MAX), (200, 90, 1 << 40)] {
             let (cid, name) = (vec![7; cid], vec![b'n'; name]);
             let link = Link { cid: &cid, name: [b"0A", &name], tsize };
             let mut out = Vec::new();

@@ -24,11 +24,7 @@ pub(super) struct ShardRow<'a> {
 pub(super) struct Collision;
 
 /// The root shard's CID and tsize.
-pub(super) fn build(
-    profile: Profile,
-    mut rows: Vec<ShardRow<'_>>,
-    sink: &mut impl BlockSink,
-) -> Result<(Cid, u64), Collision> {
+pub(super) fn build(profile: Profile, mut rows: Vec<ShardRow<'_>>, sink: &mut impl BlockSink) -> Result<(Cid, u64), Collision> {
     rows.sort_unstable_by_key(|row| row.hash);
     if rows.windows(2).any(|pair| pair[0].hash == pair[1].hash) {
         return Err(Collision);

@@ -7,8 +7,8 @@ use super::file::sha256;
 use super::hamt::{self, ShardRow, murmur3_x64_64};
 use super::profile::{FolderRule, HAMT_ABOVE_BYTES};
 use super::{
-    BlockSink, BuildError, Built, DEPTH_MAX, FOLDER_ENTRIES_MAX, NAME_BYTES_MAX, NodeBlock, PATH_BYTES_MAX, PathFault,
-    Profile, TARGET_BYTES_MAX,
+    BlockSink, BuildError, Built, DEPTH_MAX, FOLDER_ENTRIES_MAX, NAME_BYTES_MAX, NodeBlock, PATH_BYTES_MAX, PathFault, Profile,
+    TARGET_BYTES_MAX,
 };
 use crate::address::Cid;
 
@@ -117,12 +117,7 @@ impl TreeBuilder {
     fn close_to(&mut self, depth: usize, sink: &mut impl BlockSink) -> Result<(), BuildError> {
         while self.open.len() > depth + 1 {
             let folder = self.open.pop().expect("longer than depth + 1");
-            let path = self.open[1..]
-                .iter()
-                .map(|f| f.name.as_str())
-                .chain([folder.name.as_str()])
-                .collect::<Vec<_>>()
-                .join("/");
+            let path = self.open[1..].iter().map(|f| f.name.as_str()).chain([folder.name.as_str()]).collect::<Vec<_>>().join("/");
             let name = folder.name.clone();
             let built = self.build(folder, &path, sink)?;
             self.open.last_mut().expect("the root stays open").push(&name, &built, RowKind::Folder);
@@ -141,9 +136,7 @@ impl TreeBuilder {
         let links = rows.iter().map(|row| Link { cid: row.cid(text), name: [row.name(text), b""], tsize: row.tsize });
         let counted: u64 = match self.profile.folder_rule() {
             FolderRule::LinkBytes => links.clone().map(|link| (link.name[0].len() + link.cid.len()) as u64).sum(),
-            FolderRule::BlockBytes => {
-                FOLDER_DATA.len() as u64 + links.clone().map(|link| link.encoded_bytes() as u64).sum::<u64>()
-            }
+            FolderRule::BlockBytes => FOLDER_DATA.len() as u64 + links.clone().map(|link| link.encoded_bytes() as u64).sum::<u64>(),
         };
         let (cid, tsize) = if counted > HAMT_ABOVE_BYTES {
             let shard_row = |link: Link<'_>| (murmur3_x64_64(link.name[0]), link.tsize);
@@ -151,8 +144,7 @@ impl TreeBuilder {
                 let (hash, tsize) = shard_row(link);
                 ShardRow { hash, name: row.name(text), cid: row.cid(text), tsize }
             });
-            hamt::build(self.profile, rows.collect(), sink)
-                .map_err(|_| BuildError::NamesCollide { folder: path.into() })?
+            hamt::build(self.profile, rows.collect(), sink).map_err(|_| BuildError::NamesCollide { folder: path.into() })?
         } else {
             self.plain(links, sink)
         };

@@ -122,9 +122,7 @@ fn input(id: &str, profile: Profile) -> Option<Built> {
         "zeros-1GiB" => zeros(profile, 1 << 30),
         "zeros-1GiB+1" => zeros(profile, (1 << 30) + 1),
         "dir-empty" => tree(vec![]),
-        "dir-3-files" => {
-            tree(vec![file("a.txt", b"a\n"), file("b.bin", &stream(1_048_577)), file("sub/c.txt", b"c\n")])
-        }
+        "dir-3-files" => tree(vec![file("a.txt", b"a\n"), file("b.bin", &stream(1_048_577)), file("sub/c.txt", b"c\n")]),
         "dir-hidden-default" => tree(vec![file("a.txt", b"a\n")]),
         "dir-hidden-included" => tree(vec![file("a.txt", b"a\n"), file(".hidden", b"h\n")]),
         "dir-symlink" => tree(vec![file("foo", b"content\n"), Entry::Symlink("bar", "foo")]),
@@ -210,11 +208,7 @@ fn leaves_tell_their_blocks() {
                     tsize += block.len() as u64;
                     end += u64::from(leaf.data_len);
                 }
-                assert_eq!(
-                    (built.size, built.size, built.tsize),
-                    (end, bytes as u64, tsize),
-                    "{profile} {bytes} {piece}"
-                );
+                assert_eq!((built.size, built.size, built.tsize), (end, bytes as u64, tsize), "{profile} {bytes} {piece}");
             }
         }
     }

@@ -1,0 +1,207 @@
+//! A load generator for ranges and many paths: HTTP/1.1 with kept connections, one thread. Unlike `wrk` it looks at
+//! every reply: status, length, where the bytes came from, and for a share of them every byte.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use compat_tests::Gateway;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::process;
+use crate::report::quantile;
+
+/// A reply that takes longer has failed: it is a thousand times what is asked.
+const REPLY_MAX: Duration = Duration::from_secs(30);
+/// Replies whose bytes are compared: one in this many. Comparing all of them would cost the server's cores.
+const COMPARED: usize = 8;
+/// Longest head that is read.
+const HEAD_BYTES_MAX: usize = 16 << 10;
+
+/// One request and what its reply must hold.
+pub struct Want<'a> {
+    pub path: &'a str,
+    /// `None` asks for all of it.
+    pub range: Option<Range<usize>>,
+    /// The body.
+    pub bytes: &'a [u8],
+}
+
+/// When to stop.
+#[derive(Clone, Copy)]
+pub enum Until {
+    Elapsed(Duration),
+    /// After this many requests.
+    Count(usize),
+}
+
+/// What one run saw.
+#[derive(Default)]
+pub struct Outcome {
+    pub seconds: f64,
+    pub latencies_ms: Vec<f64>,
+    /// Replies by the class in their Cache-Status.
+    pub classes: BTreeMap<String, usize>,
+    /// Most rounds of host requests, one after another, that a reply told of.
+    pub rounds_max: u32,
+    pub server_cpu_seconds: f64,
+    pub client_cpu_seconds: f64,
+}
+
+impl Outcome {
+    pub fn rate(&self) -> f64 {
+        self.latencies_ms.len() as f64 / self.seconds
+    }
+
+    pub fn server_us(&self) -> f64 {
+        self.server_cpu_seconds * 1e6 / self.latencies_ms.len() as f64
+    }
+
+    pub fn client_us(&self) -> f64 {
+        self.client_cpu_seconds * 1e6 / self.latencies_ms.len() as f64
+    }
+
+    /// `Err` if a reply came from elsewhere than the classes named.
+    pub fn only(self, classes: &[&str]) -> Result<Outcome, String> {
+        match self.classes.keys().all(|class| classes.contains(&class.as_str())) {
+            true => Ok(self),
+            false => Err(format!("replies came from {:?}, wanted only {classes:?}", self.classes)),
+        }
+    }
+
+    pub fn classes_text(&self) -> String {
+        self.classes.iter().map(|(class, count)| format!("{count} {class}")).collect::<Vec<_>>().join(", ")
+    }
+}
+
+pub fn quantiles(latencies_ms: &[f64]) -> String {
+    let mut sorted = latencies_ms.to_vec();
+    let [p50, p99, p999] = [0.5, 0.99, 0.999].map(|share| quantile(&mut sorted, share));
+    format!("p50 {p50:.2}, p99 {p99:.2}, p999 {p999:.2}, max {:.1} ms of {}", sorted.last().unwrap_or(&f64::NAN), sorted.len())
+}
+
+/// Sends `want(0)`, `want(1)`, … over some connections, each waiting for its reply. The first wrong reply ends the run.
+pub fn run<'a>(gateway: &Gateway, connections: usize, until: Until, want: impl Fn(usize) -> Want<'a>) -> Result<Outcome, String> {
+    let address: SocketAddr = gateway.public.trim_start_matches("http://").parse().expect("a listener has an address");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime can be made");
+    let next = AtomicUsize::new(0);
+    let (server, client) = (process::cpu_seconds(&[gateway.pid()]), process::own_cpu_seconds());
+    let begin = Instant::now();
+    let tasks = (0..connections).map(|_| one_connection(address, &next, begin, until, &want));
+    let parts = runtime.block_on(futures::future::try_join_all(tasks))?;
+    let mut outcome = Outcome {
+        seconds: begin.elapsed().as_secs_f64(),
+        server_cpu_seconds: process::cpu_seconds(&[gateway.pid()]) - server,
+        client_cpu_seconds: process::own_cpu_seconds() - client,
+        ..Outcome::default()
+    };
+    for part in parts {
+        outcome.latencies_ms.extend(part.latencies_ms);
+        outcome.rounds_max = outcome.rounds_max.max(part.rounds_max);
+        for (class, count) in part.classes {
+            *outcome.classes.entry(class).or_default() += count;
+        }
+    }
+    Ok(outcome)
+}
+
+async fn one_connection<'a>(
+    address: SocketAddr,
+    next: &AtomicUsize,
+    begin: Instant,
+    until: Until,
+    want: &impl Fn(usize) -> Want<'a>,
+) -> Result<Outcome, String> {
+    let stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
+    stream.set_nodelay(true).map_err(|error| error.to_string())?;
+    let mut connection = Connection { stream, address, buffer: Vec::new() };
+    let mut outcome = Outcome::default();
+    loop {
+        let number = next.fetch_add(1, Ordering::Relaxed);
+        let over = match until {
+            Until::Elapsed(longest) => begin.elapsed() >= longest,
+            Until::Count(count) => number >= count,
+        };
+        if over {
+            return Ok(outcome);
+        }
+        let want = want(number);
+        let sent = Instant::now();
+        let reply = tokio::time::timeout(REPLY_MAX, connection.ask(&want)).await;
+        let head =
+            reply.unwrap_or_else(|_| Err("no reply in time".to_owned())).map_err(|error| format!("{}: {error}", want.path))?;
+        outcome.latencies_ms.push(sent.elapsed().as_secs_f64() * 1e3);
+        if number.is_multiple_of(COMPARED) && connection.buffer != want.bytes {
+            return Err(format!("{}: wrong bytes at {:?}", want.path, want.range));
+        }
+        outcome.rounds_max = outcome.rounds_max.max(head.rounds);
+        *outcome.classes.entry(head.class).or_default() += 1;
+    }
+}
+
+/// What is looked at in the head of a reply.
+struct Head {
+    class: String,
+    rounds: u32,
+}
+
+struct Connection {
+    stream: TcpStream,
+    address: SocketAddr,
+    /// The body of the last reply.
+    buffer: Vec<u8>,
+}
+
+impl Connection {
+    async fn ask(&mut self, want: &Want<'_>) -> Result<Head, String> {
+        let range =
+            want.range.as_ref().map_or(String::new(), |range| format!("Range: bytes={}-{}\r\n", range.start, range.end - 1));
+        let request = format!("GET {} HTTP/1.1\r\nHost: {}\r\n{range}\r\n", want.path, self.address);
+        self.stream.write_all(request.as_bytes()).await.map_err(|error| error.to_string())?;
+        let mut head = [0; HEAD_BYTES_MAX];
+        let mut have = 0;
+        let body_at = loop {
+            let got = self.stream.read(&mut head[have..]).await.map_err(|error| error.to_string())?;
+            if got == 0 {
+                return Err("the connection was closed".to_owned());
+            }
+            have += got;
+            if let Some(end) = head[..have].windows(4).position(|bytes| bytes == b"\r\n\r\n") {
+                break end + 4;
+            }
+            if have == head.len() {
+                return Err("the head has no end".to_owned());
+            }
+        };
+        let text = String::from_utf8_lossy(&head[..body_at]);
+        let (line, headers) = text.split_once("\r\n").expect("a head has lines");
+        let expected = if want.range.is_some() { "HTTP/1.1 206 " } else { "HTTP/1.1 200 " };
+        let length = header(headers, "content-length").and_then(|length| length.parse::<usize>().ok());
+        if !line.starts_with(expected) || length != Some(want.bytes.len()) {
+            return Err(format!("{line}, length {length:?} where {} bytes were wanted", want.bytes.len()));
+        }
+        self.buffer.resize(want.bytes.len(), 0);
+        let here = have - body_at;
+        if here > self.buffer.len() {
+            return Err("more bytes than announced".to_owned());
+        }
+        self.buffer[..here].copy_from_slice(&head[body_at..have]);
+        let status = header(headers, "cache-status").unwrap_or_default();
+        let class = status.rsplit_once("detail=").map_or(status, |(_, class)| class).to_owned();
+        let timing = header(headers, "server-timing").unwrap_or_default();
+        let rounds = timing.split_once("rounds;desc=\"").and_then(|(_, text)| text.split('"').next()?.parse().ok()).unwrap_or(0);
+        self.stream.read_exact(&mut self.buffer[here..]).await.map_err(|error| format!("in the body: {error}"))?;
+        Ok(Head { class, rounds })
+    }
+}
+
+/// A header's value out of the lines of a head.
+pub fn header<'a>(headers: &'a str, name: &str) -> Option<&'a str> {
+    headers.lines().find_map(|line| {
+        let (key, value) = line.split_once(':')?;
+        key.eq_ignore_ascii_case(name).then_some(value.trim())
+    })
+}
