@@ -4,7 +4,6 @@ use std::{
     collections::BTreeMap,
     fs,
     os::unix::fs::symlink,
-    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -492,66 +491,4 @@ async fn check_model(store: &FolderStore, model: &mut [BTreeMap<String, Allowed>
     expect_keys.sort();
     expect_keys.push(MARKER_KEY.to_owned());
     assert_eq!(all_keys(store).await, expect_keys, "{what}");
-}
-
-/// Figures for the report, in release: `cargo test --release --lib renter::folder -- --ignored --nocapture`.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "a measurement, not a test"]
-async fn measure() {
-    let base = std::env::var("SKYGATE_MEASURE").map(PathBuf::from).unwrap_or_else(|_| std::env::temp_dir());
-    let top = tempfile::tempdir_in(base).unwrap();
-    let mut hosts = Vec::new();
-    for index in 0..5 {
-        hosts.push(host_in(&top.path().join(index.to_string())).await);
-    }
-    let hosts = Arc::new(hosts);
-    for count in [2_000usize, 20_000, 200_000] {
-        let started = Instant::now();
-        let tasks: Vec<_> = (0..32)
-            .map(|task| {
-                let hosts = hosts.clone();
-                tokio::spawn(async move {
-                    let mut took = Vec::new();
-                    for index in 0..count / 32 {
-                        let path = record(format!("{count}x{task}x{index}"));
-                        let began = Instant::now();
-                        let puts = hosts.iter().map(|host| host.put(&path, vec![7u8; 256].into()));
-                        futures::future::try_join_all(puts).await.unwrap();
-                        took.push(began.elapsed());
-                    }
-                    took
-                })
-            })
-            .collect();
-        let mut took = Vec::new();
-        for task in tasks {
-            took.extend(task.await.unwrap());
-        }
-        let rate = took.len() as f64 / started.elapsed().as_secs_f64();
-        took.sort();
-        let at = |share: f64| took[(took.len() as f64 * share) as usize];
-        println!("small, 5 of 5 folders, {count}: {rate:.0}/s p50 {:?} p99 {:?} p999 {:?}", at(0.5), at(0.99), at(0.999));
-    }
-    let raw = vec![5u8; 4_227_136 + 4096];
-    let start = raw.as_ptr().align_offset(4096);
-    let aligned = Bytes::from_owner(raw).slice(start..start + 4_227_136);
-    for (what, bytes) in [("aligned", aligned.clone()), ("unaligned", Bytes::copy_from_slice(&aligned).slice(1..))] {
-        let started = Instant::now();
-        let count = 250usize;
-        let tasks: Vec<_> = (0..9)
-            .map(|task| {
-                let (hosts, bytes) = (hosts.clone(), bytes.clone());
-                tokio::spawn(async move {
-                    for index in (task..count).step_by(9) {
-                        hosts[index % 5].put(&sector(index as u8), bytes.clone().into()).await.unwrap();
-                    }
-                })
-            })
-            .collect();
-        for task in tasks {
-            task.await.unwrap();
-        }
-        let rate = (count * bytes.len()) as f64 / started.elapsed().as_secs_f64() / f64::from(1 << 20);
-        println!("4.03 MiB puts, {what}: {rate:.0} MiB/s");
-    }
 }

@@ -42,6 +42,11 @@ pub(super) const SEGMENT_ENTRIES: u32 = 32_768;
 const SEGMENT_AGE: Duration = Duration::from_secs(300);
 /// Bytes of closed segments, above which puts wait for compaction: bounds the log when puts come faster than files can be made.
 const CLOSED_BYTES_MAX: u64 = 4 * SEGMENT_BYTES;
+/// Bytes of closed segments, above which compaction no longer waits for a quiet moment.
+const CLOSED_BYTES_SOFT: u64 = 2 * SEGMENT_BYTES;
+/// Without a commit for this long a folder is quiet. Making a file costs about ten times a commit's share of an entry, so
+/// a burst is taken at the log's speed and turned into files afterwards.
+const QUIET: Duration = Duration::from_millis(250);
 /// Closed segments of any size, above which puts wait: bounds what many restarts leave behind.
 const CLOSED_SEGMENTS_MAX: usize = 64;
 /// A batch takes no more commands than this, so that one commit stays short.
@@ -149,6 +154,7 @@ pub(super) struct Writer {
     active: Option<Active>,
     compaction: Option<Compaction>,
     retry_at: Option<Instant>,
+    last_commit: Option<Instant>,
     known_folders: HashSet<String>,
 }
 
@@ -174,6 +180,7 @@ impl Writer {
             active: None,
             compaction: None,
             retry_at: None,
+            last_commit: None,
             known_folders: HashSet::new(),
         }
     }
@@ -184,6 +191,7 @@ impl Writer {
             let step = jobs.len().max(COMPACT_STEP);
             if !jobs.is_empty() {
                 self.commit(jobs);
+                self.last_commit = Some(Instant::now());
             }
             self.close_active_if_due();
             self.compact(step);
@@ -221,12 +229,18 @@ impl Writer {
         let compaction = match (&self.compaction, self.retry_at) {
             (Some(Compaction { stage: CompactionStage::Syncing(_), .. }), _) => Some(SYNC_POLL),
             (Some(_), _) => Some(Duration::ZERO),
-            (None, Some(at)) => Some(until(at)),
-            (None, None) => (!self.closed.is_empty()).then_some(Duration::ZERO),
+            (None, _) => self.compaction_from().map(until),
         };
         let count = self.count.is_some().then_some(Duration::ZERO);
         let age = self.active.as_ref().map(|active| until(active.since + SEGMENT_AGE));
         [compaction, count, age].into_iter().flatten().min()
+    }
+
+    /// When the oldest closed segment's compaction may begin; `None` if there is none.
+    fn compaction_from(&self) -> Option<Instant> {
+        self.closed.front()?;
+        let quiet = self.last_commit.filter(|_| self.closed_bytes() <= CLOSED_BYTES_SOFT).map(|at| at + QUIET);
+        Some(quiet.max(self.retry_at).unwrap_or_else(Instant::now))
     }
 
     fn commit(&mut self, jobs: Vec<Job>) {
@@ -265,6 +279,7 @@ impl Writer {
             if self.retry_at.is_some_and(|at| at > Instant::now()) {
                 return Err(FolderError::LogTooLong);
             }
+            self.last_commit = None;
             self.compact(usize::MAX);
         }
         let above_floor = self.space.measure(&*self.disk, self.floor_bytes).map_err(FolderError::io("measure free space"))?;
@@ -272,8 +287,11 @@ impl Writer {
     }
 
     fn log_too_long(&self) -> bool {
-        let bytes: u64 = self.closed.iter().map(|closed| closed.end).sum();
-        bytes > CLOSED_BYTES_MAX || self.closed.len() > CLOSED_SEGMENTS_MAX
+        self.closed_bytes() > CLOSED_BYTES_MAX || self.closed.len() > CLOSED_SEGMENTS_MAX
+    }
+
+    fn closed_bytes(&self) -> u64 {
+        self.closed.iter().map(|closed| closed.end).sum()
     }
 
     fn stage_put(&mut self, batch: &mut Batch, key: String, data: Bytes, kind: PutKind) -> Result<(), FolderError> {
@@ -457,7 +475,7 @@ impl Writer {
     /// Goes on compacting the oldest closed segment, for about `entries` entries.
     fn compact(&mut self, entries: usize) {
         if self.compaction.is_none() {
-            let waiting = self.retry_at.is_some_and(|at| at > Instant::now());
+            let waiting = self.compaction_from().is_none_or(|from| from > Instant::now());
             let Some(oldest) = self.closed.front().filter(|_| !waiting) else { return };
             let Segment { mark, file, .. } = &*oldest.segment;
             let scanner = Scanner::new(file.clone(), *mark, SEGMENT_HEADER_BYTES, oldest.end);
