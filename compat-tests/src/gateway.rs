@@ -13,6 +13,8 @@ use crate::content::{Added, Content};
 use crate::wire::{self, Answer};
 use crate::{binary, signal, until};
 
+/// What follows the ready lines is printed at once.
+const SAY_MAX: Duration = Duration::from_secs(10);
 /// A start that takes longer has hung.
 const START_MAX: Duration = Duration::from_secs(60);
 /// A stop that takes longer than the grace time and the time to let hosts go has hung.
@@ -180,6 +182,15 @@ impl Gateway {
         self.log.text()
     }
 
+    /// Waits until it has printed these words, and returns all it has printed.
+    pub async fn said(&self, words: &str) -> String {
+        until(&format!("it says {words:?}"), SAY_MAX, async || {
+            let log = self.log();
+            if log.contains(words) { Ok(log) } else { Err(log) }
+        })
+        .await
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.as_ref().expect("running").id()
     }
@@ -268,7 +279,7 @@ impl Gateway {
             "POST /api/v1/add HTTP/1.1\r\nHost: {host}\r\n{}\r\nContent-Type: application/vnd.skygate.add\r\nContent-Length: {length}\r\nConnection: close\r\n",
             self.key_header()
         );
-        for header in headers {
+        for header in headers.iter().filter(|line| !line.is_empty()) {
             head.push_str(header);
             head.push_str("\r\n");
         }

@@ -224,6 +224,7 @@ impl Inner {
             .map_err(|error| StoreError::BadPin(format!("its pack cannot be read: {error}")))?;
         let mut bytes = BytesMut::from(&start[..PackHead::BYTES]);
         if first == content.size {
+            self.contents.keep_first_pages(content, &start);
             bytes.extend_from_slice(&start[head.index.start as usize..]);
         } else {
             let mut at = head.index.start;

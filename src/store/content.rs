@@ -27,6 +27,8 @@ pub const UNIT_BYTES: u64 = 1 << 20;
 pub const SMALL_UNIT_BYTES: u64 = 256 << 10;
 /// One read of index bytes: a few dozen nodes of a large folder.
 const PAGE_BYTES: u64 = 64 << 10;
+/// Of a pack that came whole: the interior nodes of some ten thousand files.
+const FIRST_PAGES_BYTES_MAX: u64 = 512 << 10;
 /// Cores that share one lock of the cache: a hit holds it for some tens of nanoseconds.
 const SHARD_CORES: usize = 8;
 /// What a cache entry costs besides its bytes: key, counters and the allocation of its buffer.
@@ -213,6 +215,18 @@ impl Contents {
             return Ok(found.swap_remove(0));
         }
         Ok(found.concat().into())
+    }
+
+    /// Keeps the first pages of a content that came whole with another read, so that its nodes, which stand first, are not
+    /// asked for again. Pages are copied: the rest of the read is let go.
+    pub fn keep_first_pages(&self, content: &Content, whole: &[u8]) {
+        let mut at = 0;
+        while at < content.size.min(FIRST_PAGES_BYTES_MAX) {
+            let page = unit_of(at, PAGE_BYTES, content.size);
+            let bytes = Bytes::copy_from_slice(&whole[page.start as usize..page.end as usize]);
+            self.pages.insert(key(content, 0, &page), bytes);
+            at = page.end;
+        }
     }
 
     /// Reads from hosts, verified, past the cache. Used for index bytes, which have a cache of their own.

@@ -79,7 +79,7 @@ async fn a_folder_goes_in_and_comes_back() {
     assert_eq!(fs::read(&file).expect("there"), b"deep", "replaced when it is whole");
     let printed = as_a_person(&gateway, &["get", &format!("{}/a/b/deep.txt", added.cid)]);
     assert_eq!((printed.status.code(), printed.stdout.as_slice()), (Some(0), &b"deep"[..]));
-    let odd = as_a_person(&gateway, &["get", &format!("/{}/odd%20%22name%22%20%C4%85%C4%99%2541.txt", added.skylink())]);
+    let odd = as_a_person(&gateway, &["get", &format!("sia://{}/odd%20%22name%22%20%C4%85%C4%99%2541.txt", added.skylink())]);
     assert_eq!(odd.stdout, b"odd", "{}", text(&odd));
 }
 

@@ -67,32 +67,52 @@ fn take_away(data: &Path, hosts: &[usize]) -> Away {
     Away::take(&hosts.iter().map(|host| folders[*host].clone()).collect::<Vec<PathBuf>>())
 }
 
-/// Starts on a copy of `data` without these hosts, reads everything, and looks that nothing was made in their place.
-async fn read_without(data: &Path, hosts: &[usize], contents: &[Content], added: &[Added]) {
-    let copies = tempfile::tempdir().expect("a folder");
-    let copy = copies.path().join("data");
-    copy_folder(data, &copy);
-    let _away = take_away(&copy, hosts);
-    let gateway = Gateway::start_with(&copy, &uncached());
-    read_all(&gateway, contents, added, &format!("without {hosts:?}")).await;
-    for host in hosts {
-        assert!(!host_folders(&copy)[*host].exists(), "nothing is made where a known host is missing");
+/// A data directory as it was at one moment, to be begun from again and again at the same place.
+struct Snapshot {
+    data: PathBuf,
+    kept: PathBuf,
+}
+
+impl Snapshot {
+    /// Of a data directory whose process has ended.
+    fn of(data: &Path) -> Snapshot {
+        let kept = data.with_extension("kept");
+        std::fs::rename(data, &kept).expect("the data directory can be moved");
+        Snapshot { data: data.to_owned(), kept }
     }
-    let down = gateway.admin_json("/api/v1/hosts").await;
-    let down = down["hosts"].as_array().expect("a list").iter().filter(|host| host["state"] == "down").count();
-    assert_eq!(down, hosts.len(), "those are down, no others");
+
+    /// Starts without these hosts, reads everything, and looks that nothing was made in their place.
+    async fn read_without(&self, hosts: &[usize], contents: &[Content], added: &[Added]) {
+        copy_folder(&self.kept, &self.data);
+        for host in hosts {
+            // One may be gone already.
+            let _ = std::fs::remove_dir_all(&host_folders(&self.data)[*host]);
+        }
+        let gateway = Gateway::start_with(&self.data, &uncached());
+        read_all(&gateway, contents, added, &format!("without {hosts:?}")).await;
+        for host in hosts {
+            assert!(!host_folders(&self.data)[*host].exists(), "nothing is made where a known host is missing");
+        }
+        let down = gateway.admin_json("/api/v1/hosts").await;
+        let down = down["hosts"].as_array().expect("a list").iter().filter(|host| host["state"] == "down").count();
+        assert_eq!(down, hosts.len(), "those are down, no others");
+        gateway.kill();
+        std::fs::remove_dir_all(&self.data).expect("the copy can be removed");
+    }
 }
 
 #[tokio::test]
 async fn any_f_hosts_lost_right_after_acknowledgement() {
     let mut random = seeded("any_f_hosts_lost_right_after_acknowledgement");
     let folder = tempfile::tempdir().expect("a folder");
-    let gateway = Gateway::start_with(folder.path(), &uncached());
+    let data = folder.path().join("data");
+    let gateway = Gateway::start_with(&data, &uncached());
     let contents = contents();
     let added = upload_all(&gateway, &contents).await;
     gateway.kill();
+    let snapshot = Snapshot::of(&data);
     for lost in combinations(&mut random, &[0, 1, 2, 3, 4, 5, 6, 7, 8], 2, 4) {
-        read_without(folder.path(), &lost, &contents, &added).await;
+        snapshot.read_without(&lost, &contents, &added).await;
     }
 }
 
@@ -101,47 +121,46 @@ async fn any_f_hosts_lost_right_after_acknowledgement() {
 async fn any_f_hosts_lost_of_the_fewest_that_take_an_upload() {
     let mut random = seeded("any_f_hosts_lost_of_the_fewest_that_take_an_upload");
     let folder = tempfile::tempdir().expect("a folder");
-    assert!(Gateway::start(folder.path()).stop().success());
+    let data = folder.path().join("data");
+    assert!(Gateway::start(&data).stop().success());
     let mut hosts: Vec<usize> = (0..9).collect();
     hosts.shuffle(&mut random);
     let (gone, left) = hosts.split_first().expect("nine");
-    let away = take_away(folder.path(), &[*gone]);
-    let gateway = Gateway::start_with(folder.path(), &uncached());
+    let away = take_away(&data, &[*gone]);
+    let gateway = Gateway::start_with(&data, &uncached());
     let contents = contents();
     let added = upload_all(&gateway, &contents).await;
     assert_eq!(added[3].durability, "acknowledged", "a slab of nine pieces on eight hosts is not complete");
     gateway.kill();
+    let snapshot = Snapshot::of(&data);
     for lost in combinations(&mut random, left, 2, 4) {
         let lost = [&lost[..], &[*gone]].concat();
-        let copies = tempfile::tempdir().expect("a folder");
-        let copy = copies.path().join("data");
-        copy_folder(folder.path(), &copy);
-        let lost_now: Vec<usize> = lost.iter().copied().filter(|host| host != gone).collect();
-        // The one that was gone lies beside its place in the copy, too.
-        let _away = take_away(&copy, &lost_now);
-        let gateway = Gateway::start_with(&copy, &uncached());
-        read_all(&gateway, &contents, &added, &format!("without {lost:?}")).await;
+        snapshot.read_without(&lost, &contents, &added).await;
     }
     // It comes back: what was acknowledged becomes complete, from the pins.
+    std::fs::rename(&snapshot.kept, &data).expect("the data directory can be moved back");
     away.back();
-    let gateway = Gateway::start_with(folder.path(), &uncached());
+    let gateway = Gateway::start_with(&data, &uncached());
     gateway.pins_complete().await;
     gateway.kill();
+    let snapshot = Snapshot::of(&data);
     let lost = combinations(&mut random, &[0, 1, 2, 3, 4, 5, 6, 7, 8], 3, 1);
-    read_without(folder.path(), &lost[0], &contents, &added).await;
+    snapshot.read_without(&lost[0], &contents, &added).await;
 }
 
 #[tokio::test]
 async fn any_m_hosts_lost_after_completion() {
     let mut random = seeded("any_m_hosts_lost_after_completion");
     let folder = tempfile::tempdir().expect("a folder");
-    let gateway = Gateway::start_with(folder.path(), &uncached());
+    let data = folder.path().join("data");
+    let gateway = Gateway::start_with(&data, &uncached());
     let contents = contents();
     let added = upload_all(&gateway, &contents).await;
     gateway.pins_complete().await;
     gateway.kill();
+    let snapshot = Snapshot::of(&data);
     for lost in combinations(&mut random, &[0, 1, 2, 3, 4, 5, 6, 7, 8], 3, 5) {
-        read_without(folder.path(), &lost, &contents, &added).await;
+        snapshot.read_without(&lost, &contents, &added).await;
     }
 }
 

@@ -123,7 +123,7 @@ async fn a_web_page_cannot_read_or_write_admin() {
 async fn the_printed_link_logs_a_browser_in_once() {
     let folder = tempfile::tempdir().expect("a folder");
     let gateway = Gateway::start(folder.path());
-    let log = gateway.log();
+    let log = gateway.said("?login=").await;
     let token = log.split("?login=").nth(1).and_then(|rest| rest.split_whitespace().next());
     let token = token.unwrap_or_else(|| panic!("a link is printed:\n{log}")).to_owned();
     let target = format!("/?login={token}");

@@ -3,6 +3,7 @@
 //! Entries come in the order of the folders' own listings. A failure on the way breaks the stream off; without its
 //! last frame a client knows that it is not whole.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -21,6 +22,7 @@ use crate::http::walk::walk;
 use crate::measure::Trace;
 use crate::site::unixfs::{Answer, DirListing, ListStep};
 use crate::store::{FileSource, StoreError};
+use crate::tree::skyfile::Subfile;
 use crate::tree::{FileNode, TreeNode, parse_node};
 
 use super::Denied;
@@ -35,7 +37,8 @@ enum Found {
     File { name: String, file: FileSource },
     Symlink { name: String, target: String },
     Folder { name: String, dir: DirListing },
-    Skyfile { name: String, skyfile: Arc<dyn Skyfile> },
+    /// What of a skyfile lies at or below `path`; all of it if that is empty.
+    Skyfile { name: String, skyfile: Arc<dyn Skyfile>, path: String },
 }
 
 /// The route.
@@ -64,19 +67,23 @@ async fn find(content: &Arc<dyn Content>, address: Address, trace: &Arc<Trace>) 
             let name = path.last().map_or_else(|| root.to_string(), str::to_owned);
             find_in_dag(content, root, &path, name, trace).await
         }
-        Address::Skylink { link, path_text } => {
-            if !path_text.trim_matches('/').is_empty() {
-                return Err(Refusal::BadQuery("a skylink is fetched whole: leave its path away, or use the CID"));
-            }
-            find_skyfile(content, link, trace).await
-        }
+        Address::Skylink { link, path_text } => find_skyfile(content, link, &path_text, trace).await,
         Address::Ipns { .. } => Err(Refusal::BadQuery("names are not resolved yet: use a CID or a skylink")),
     }
 }
 
-async fn find_skyfile(content: &Arc<dyn Content>, link: Skylink, trace: &Arc<Trace>) -> Result<Found, Refusal> {
+/// A skyfile, or the part of it that lies at or below a path. By name alone: tryfiles and the like are for browsers.
+async fn find_skyfile(content: &Arc<dyn Content>, link: Skylink, path_text: &str, trace: &Arc<Trace>) -> Result<Found, Refusal> {
+    let path = SitePath::parse(path_text).map_err(|error| Refusal::BadPath { path: path_text.chars().take(512).collect(), error })?;
+    let path = path.segments().join("/");
     let skyfile = content.skyfile(&link, trace).await?;
-    Ok(Found::Skyfile { name: skyfile.head().metadata.filename.clone(), skyfile })
+    let metadata = &skyfile.head().metadata;
+    let below = format!("{path}/");
+    if !path.is_empty() && !metadata.subfiles.keys().any(|name| *name == path || name.starts_with(&below)) {
+        return Err(Refusal::NoSuchPath { missing: path });
+    }
+    let name = path.rsplit('/').next().filter(|name| !name.is_empty()).unwrap_or(&metadata.filename).to_owned();
+    Ok(Found::Skyfile { name, skyfile, path })
 }
 
 /// The folder itself and not its index.html; so it is looked for in the folder above, or by its own block at the root.
@@ -172,7 +179,7 @@ impl Out {
                 self.frame(&head("dir", &name)).await?;
                 self.folder(dir).await?;
             }
-            Found::Skyfile { name, skyfile } => self.skyfile(&name, &skyfile, head).await?,
+            Found::Skyfile { name, skyfile, path } => self.skyfile(&name, &skyfile, &path, head).await?,
         }
         let entries = self.entries;
         self.frame(&json!({ "end": true, "entries": entries })).await
@@ -221,27 +228,43 @@ impl Out {
         self.body(body).await
     }
 
-    async fn skyfile(&mut self, name: &str, skyfile: &Arc<dyn Skyfile>, head: impl Fn(&str, &str) -> Value) -> Result<(), Ended> {
+    async fn skyfile(
+        &mut self,
+        name: &str,
+        skyfile: &Arc<dyn Skyfile>,
+        path: &str,
+        head: impl Fn(&str, &str) -> Value,
+    ) -> Result<(), Ended> {
         let whole = 0..skyfile.head().size_bytes;
         let subfiles = &skyfile.head().metadata.subfiles;
-        let single = subfiles.is_empty() || subfiles.len() == 1 && subfiles.keys().all(|path| path == name);
-        if single {
+        if subfiles.is_empty() {
             self.frame(&head("file", name)).await?;
-            self.entry(&json!({ "path": name, "kind": "file", "size": whole.end })).await?;
-            let body = skyfile.stream(whole.clone(), whole, self.trace.clone());
-            return self.body(body).await;
+            return self.stretch(name, skyfile, whole).await;
+        }
+        let alone = if path.is_empty() && subfiles.len() == 1 { name } else { path };
+        if let Some(subfile) = subfiles.get(alone) {
+            self.frame(&head("file", name)).await?;
+            return self.stretch(name, skyfile, stretch_of(subfile)).await;
         }
         self.frame(&head("dir", name)).await?;
-        for (path, subfile) in subfiles {
-            let stretch = subfile.offset_bytes..subfile.offset_bytes.saturating_add(subfile.len_bytes);
-            if stretch.end > whole.end {
-                return Err(StoreError::BadFile("a subfile lies outside of the skyfile").into());
+        let below = if path.is_empty() { String::new() } else { format!("{path}/") };
+        for (file, subfile) in subfiles {
+            if let Some(file) = file.strip_prefix(&below) {
+                self.stretch(file, skyfile, stretch_of(subfile)).await?;
             }
-            self.entry(&json!({ "path": path, "kind": "file", "size": subfile.len_bytes })).await?;
-            let body = skyfile.stream(stretch, 0..subfile.len_bytes, self.trace.clone());
-            self.body(body).await?;
         }
         Ok(())
+    }
+
+    /// One stretch of a skyfile's content as a file.
+    async fn stretch(&mut self, path: &str, skyfile: &Arc<dyn Skyfile>, stretch: Range<u64>) -> Result<(), Ended> {
+        if stretch.end > skyfile.head().size_bytes {
+            return Err(StoreError::BadFile("a subfile lies outside of the skyfile").into());
+        }
+        let size = stretch.end - stretch.start;
+        self.entry(&json!({ "path": path, "kind": "file", "size": size })).await?;
+        let body = skyfile.stream(stretch, 0..size, self.trace.clone());
+        self.body(body).await
     }
 
     async fn body(&mut self, mut body: crate::store::BodyStream) -> Result<(), Ended> {
@@ -262,4 +285,8 @@ impl Out {
         frame.extend_from_slice(json.as_bytes());
         self.parts.send(Ok(frame.into())).await.map_err(|_| Ended::Gone)
     }
+}
+
+fn stretch_of(subfile: &Subfile) -> Range<u64> {
+    subfile.offset_bytes..subfile.offset_bytes.saturating_add(subfile.len_bytes)
 }
