@@ -23,7 +23,7 @@
 use std::{
     collections::{HashSet, VecDeque},
     sync::{Arc, Mutex, MutexGuard},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use crate::sector::{Code, Root, slab_id};
@@ -59,6 +59,11 @@ pub use write::{Completion, Written};
 /// Damages remembered for `skygate hosts`. A host that lost everything reports one per read; a thousand lines are more
 /// than anybody reads and about 200 KiB.
 pub const DAMAGE_MAX: usize = 1_000;
+
+/// Missing pieces remembered: those of three lost hosts of a terabyte. About 100 bytes each.
+const MISSING_MAX: u64 = 65_536;
+/// How long a missing piece is asked last. It may come back with its disk, and reads do well without it.
+const MISSING_FOR: Duration = Duration::from_secs(60);
 
 /// What a read or a write of the renter can end in. The variant says what the caller can do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -180,6 +185,8 @@ struct Shared {
     hedges: HedgeBudget,
     retries: RetryBudget,
     damages: Mutex<VecDeque<Damage>>,
+    /// Pieces that were not there a moment ago: asked last, so that a read does not pay a round for each.
+    missing: moka::sync::Cache<Root, ()>,
     code: Arc<Code>,
 }
 
@@ -207,6 +214,7 @@ impl Renter {
             hedges: HedgeBudget::default(),
             retries: RetryBudget::default(),
             damages: Mutex::default(),
+            missing: moka::sync::Cache::builder().max_capacity(MISSING_MAX).time_to_live(MISSING_FOR).build(),
             code: new_code(options.k, options.m),
             options,
             table,
@@ -318,6 +326,7 @@ impl Shared {
 
     /// The piece is right again: it was written anew.
     fn forget_damage(&self, spot: &Spot) {
+        self.missing.invalidate(&spot.root);
         let Some(host) = spot.host.as_ref().map(Host::id) else { return };
         lock(&self.damages).retain(|damage| damage.root != spot.root || damage.host != host);
     }

@@ -109,6 +109,9 @@ pub(super) async fn fetch(shared: Arc<Shared>, spot: Spot, wanted: Wanted) -> Fe
         shared.forecasts[spot.row].failed();
         shared.report_damage(&spot, DamageKind::Wrong, reason);
     }
+    if result == Err(Fault::Missing) {
+        shared.missing.insert(spot.root, ());
+    }
     Fetched { spot, wanted, result, cost }
 }
 
@@ -118,6 +121,8 @@ async fn fetch_checked(shared: &Shared, spot: &Spot, wanted: &Wanted, line: &Lin
         Some(tree) => tree,
         None => {
             let tree = touch_first(spot, wanted, line, &mut held, cost).await?;
+            // Only what was fetched is index; an answer that nothing is there brings none.
+            cost.index = true;
             shared.trees.keep(spot.root, tree.clone());
             tree
         }
@@ -154,7 +159,6 @@ async fn touch_first(
 ) -> Result<Arc<CheckedTree>, Fault> {
     let plan = first_touch_plan(wanted);
     cost.rounds += 1;
-    cost.index = true;
     let prefix = match &plan.apart {
         None => line.ask(ReadRange::Prefix(plan.prefix_bytes), cost).await?,
         Some(apart) => {

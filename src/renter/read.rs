@@ -35,6 +35,8 @@ const PIECE_ATTEMPTS_MAX: u32 = 2;
 /// A parity piece must be so much quicker than a data piece to be asked in its place: decoding costs time, too.
 const PARITY_FACTOR: f64 = 1.25;
 const PARITY_EXTRA_S: f64 = 0.000_5;
+/// A piece that was missing a moment ago is asked after all others.
+const MISSING_EXTRA_S: f64 = 60.0;
 /// Losers that want no more than this are read to their end, so that their connection lives and their time is learnt,
 /// but no longer than [`DRAIN_MAX`].
 const DRAIN_MAX_BYTES: u64 = 64 << 10;
@@ -84,7 +86,11 @@ impl Renter {
         let rows = code.read_plan(range.clone());
         let candidate = |spot: Spot| {
             let guess = piece_length(slab, spot.piece_index);
-            let (factor, extra_s) = if spot.piece_index < k { (1.0, 0.0) } else { (PARITY_FACTOR, PARITY_EXTRA_S) };
+            let (factor, extra_s) = match self.shared.missing.contains_key(&spot.root) {
+                true => (1.0, MISSING_EXTRA_S),
+                false if spot.piece_index < k => (1.0, 0.0),
+                false => (PARITY_FACTOR, PARITY_EXTRA_S),
+            };
             Candidate::new(spot, &rows, Some(guess), factor, extra_s)
         };
         let candidates = self.shared.slab_spots(slab).into_iter().map(candidate).collect();
