@@ -34,11 +34,24 @@ const DEPTH_MAX: usize = 256;
 
 /// What an address leads to.
 enum Found {
-    File { name: String, file: FileSource },
-    Symlink { name: String, target: String },
-    Folder { name: String, dir: DirListing },
+    File {
+        name: String,
+        file: FileSource,
+    },
+    Symlink {
+        name: String,
+        target: String,
+    },
+    Folder {
+        name: String,
+        dir: DirListing,
+    },
     /// What of a skyfile lies at or below `path`; all of it if that is empty.
-    Skyfile { name: String, skyfile: Arc<dyn Skyfile>, path: String },
+    Skyfile {
+        name: String,
+        skyfile: Arc<dyn Skyfile>,
+        path: String,
+    },
 }
 
 /// The route.
@@ -74,7 +87,8 @@ async fn find(content: &Arc<dyn Content>, address: Address, trace: &Arc<Trace>) 
 
 /// A skyfile, or the part of it that lies at or below a path. By name alone: tryfiles and the like are for browsers.
 async fn find_skyfile(content: &Arc<dyn Content>, link: Skylink, path_text: &str, trace: &Arc<Trace>) -> Result<Found, Refusal> {
-    let path = SitePath::parse(path_text).map_err(|error| Refusal::BadPath { path: path_text.chars().take(512).collect(), error })?;
+    let path =
+        SitePath::parse(path_text).map_err(|error| Refusal::BadPath { path: path_text.chars().take(512).collect(), error })?;
     let path = path.segments().join("/");
     let skyfile = content.skyfile(&link, trace).await?;
     let metadata = &skyfile.head().metadata;
