@@ -11,6 +11,11 @@ use rand_chacha::ChaCha8Rng;
 /// Length of a sector object's header (`docs/formats.md` 2): nothing in it is trusted beyond its length fields, so
 /// damage is done behind it.
 const HEADER_BYTES: u64 = 64;
+/// One hash of the tree, and the data it covers.
+const NODE_BYTES: u64 = 32;
+const GRAIN_BYTES: u64 = 4096;
+/// Length of a log segment's header (`docs/formats.md` 4).
+const LOG_HEADER_BYTES: u64 = 40;
 
 /// Host folders that were moved away. They come back when this is dropped.
 pub struct Away(Vec<PathBuf>);
@@ -56,15 +61,46 @@ pub fn sector_files(host: &Path) -> Vec<PathBuf> {
 
 /// Flips one bit of a sector object, somewhere in its hash tree or data.
 pub fn flip(path: &Path, random: &mut ChaCha8Rng) {
+    let length = fs::metadata(path).expect("a piece is there").len();
+    flip_at(path, random.random_range(HEADER_BYTES..length), random);
+}
+
+/// Flips one bit of a sector object's data at this offset of the data.
+pub fn flip_row(path: &Path, offset: u64, random: &mut ChaCha8Rng) {
+    let nodes = data_bytes(path).div_ceil(GRAIN_BYTES);
+    flip_at(path, HEADER_BYTES + nodes * NODE_BYTES + offset, random);
+}
+
+/// Length of a sector object's data.
+pub fn data_bytes(path: &Path) -> u64 {
+    let mut header = [0; HEADER_BYTES as usize];
+    fs::File::open(path).and_then(|mut file| file.read_exact(&mut header)).expect("a sector object has a header");
+    u32::from_le_bytes(header[16..20].try_into().expect("four bytes")).into()
+}
+
+fn flip_at(path: &Path, at: u64, random: &mut ChaCha8Rng) {
     let mut file = OpenOptions::new().read(true).write(true).open(path).expect("a piece can be opened");
-    let length = file.metadata().expect("metadata").len();
-    let at = random.random_range(HEADER_BYTES..length);
     let mut byte = [0];
     file.seek(SeekFrom::Start(at)).expect("seek");
     file.read_exact(&mut byte).expect("read");
     byte[0] ^= 1 << random.random_range(0..8);
     file.seek(SeekFrom::Start(at)).expect("seek");
     file.write_all(&byte).expect("write");
+}
+
+/// Flips a bit every few KiB of a host's log of small objects, its segments' headers left alone.
+pub fn spoil_log(host: &Path, random: &mut ChaCha8Rng) -> usize {
+    let mut flipped = 0;
+    for segment in fs::read_dir(host.join("log")).into_iter().flatten().filter_map(Result::ok) {
+        let length = segment.metadata().expect("metadata").len();
+        let mut at = LOG_HEADER_BYTES + random.random_range(0..2000);
+        while at < length {
+            flip_at(&segment.path(), at, random);
+            flipped += 1;
+            at += random.random_range(1..4000);
+        }
+    }
+    flipped
 }
 
 /// Makes every sector object of a host hang whoever opens it: a FIFO that nobody writes to. Comes undone on drop.

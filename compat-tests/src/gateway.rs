@@ -312,6 +312,8 @@ impl Gateway {
 
     /// Waits until every pin is complete: survives any m hosts.
     pub async fn pins_complete(&self) {
+        // Before that some pins are not even listed.
+        self.catalog_complete().await;
         until("all pins are complete", COMPLETE_MAX, async || {
             let pins = self.admin_json("/api/v1/pins?limit=1000").await;
             let open = pins["pins"].as_array().expect("a list").iter().filter(|pin| pin["durability"] != "complete").count();

@@ -84,9 +84,9 @@ async fn without_a_body_cache_every_body_is_from_hosts() {
         format!("/{}", large.skylink()),
     ];
     for target in &targets {
-        gateway.get(target).await;
         for _ in 0..3 {
-            assert_eq!(class_of(&gateway.get(target).await), "hosts", "{target}: the index is at hand by now");
+            let class = class_of(&gateway.get(target).await);
+            assert!(matches!(class.as_str(), "hosts" | "cold"), "{target}: {class}");
         }
     }
     assert_eq!(gateway.admin_json("/api/v1/status").await["store"]["memory_bytes"], 0);
@@ -97,7 +97,14 @@ async fn without_a_body_cache_every_body_is_from_hosts() {
         std::fs::remove_dir_all(folder.path().join("catalog")).expect("the catalog can be deleted");
         let gateway = Gateway::start_with(folder.path(), &options);
         assert_eq!(class_of(&gateway.get(target).await), "cold", "{target}");
-        assert_eq!(class_of(&gateway.get(target).await), "hosts", "{target}");
+        // A later read may choose other pieces, whose hash trees are index bytes, too. At the latest when all trees are
+        // known a read is not cold any more.
+        let mut later = Vec::new();
+        while later.last().is_none_or(|class| class != "hosts") {
+            assert!(later.len() < 30, "{target}: {later:?}");
+            later.push(class_of(&gateway.get(target).await));
+            assert!(matches!(later.last().map(String::as_str), Some("hosts" | "cold")), "{target}: {later:?}");
+        }
         gateway.kill();
     }
 }

@@ -90,7 +90,7 @@ async fn one_file_goes_in_and_comes_back() {
     let content = Content::file("film.mp4", seeded_bytes(2, 27 << 20));
     let input = folder.path().join("film.mp4");
     content.write_to(&input);
-    let added = Added::of(&gateway.add(&input, &["--name", "holiday"]).expect("added"));
+    let added = Added::of(&gateway.add(&input, &[]).expect("added"));
     assert_eq!((added.files, added.durability.as_str()), (1, "complete"));
     content.assert_read_back(&gateway, &added).await;
     assert!(
@@ -103,6 +103,9 @@ async fn one_file_goes_in_and_comes_back() {
     let output = folder.path().join("back.mp4");
     assert!(gateway.command(&["get", added.skylink(), "-o", path(&output)]).status.success());
     content.compare_with(&output).expect("the same");
+    let named = Added::of(&gateway.add(&input, &["--name", "holiday"]).expect("added"));
+    assert_eq!(named.cid, added.cid);
+    assert!(text(&as_a_person(&gateway, &["pin", "ls"])).contains("holiday"), "the name is the pin's");
     // A symlink named by the user means what it points to; where `get` writes, it is replaced, not followed.
     let (link, target) = (folder.path().join("link"), folder.path().join("target"));
     fs::write(&target, "mine").expect("written");

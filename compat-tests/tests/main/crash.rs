@@ -3,6 +3,8 @@
 //!
 //! From outside a kill is *inside a commit* when the last byte of an upload has been sent and its reply has not come.
 
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use compat_tests::content::{Added, Content, Seen};
@@ -29,7 +31,7 @@ const ROUNDS_A_FOLDER: usize = 50;
 enum Moment {
     /// When this share of the first upload's bytes has been sent.
     Sending(f64),
-    /// So long after the first upload's last byte, a share of what its commit takes.
+    /// After an upload's last byte, when this share of the time that quick commits take has gone by.
     Committing(f64),
     /// At once after the first upload's reply.
     Replied,
@@ -38,12 +40,12 @@ enum Moment {
 }
 
 impl Moment {
-    /// Half of the kills are aimed at the commit; some of them come too late, when the commit was quick.
+    /// Most kills are aimed at the commit; some of them come too late, when the commit was quick.
     fn random(random: &mut ChaCha8Rng) -> Moment {
         match random.random_range(0..100) {
-            0..60 => Moment::Committing(random.random_range(0.0..0.9)),
-            60..75 => Moment::Sending(random.random::<f64>()),
-            75..85 => Moment::Replied,
+            0..65 => Moment::Committing(random.random_range(0.0..1.5)),
+            65..80 => Moment::Sending(random.random::<f64>()),
+            80..90 => Moment::Replied,
             _ => Moment::Starting(random.random::<f64>()),
         }
     }
@@ -62,6 +64,9 @@ struct Upload {
     content: Content,
     key: String,
     progress: watch::Receiver<Progress>,
+    /// From the last byte sent to the reply, if both came to be.
+    commit: Arc<OnceLock<Duration>>,
+    all_sent: Arc<AtomicBool>,
 }
 
 /// Sends an upload in the background and tells how far it is.
@@ -70,6 +75,8 @@ fn start_upload(gateway: &Gateway, content: Content, key: String) -> Upload {
     let stream = content.stream();
     let head = gateway.upload_head(stream.len() as u64, &[&format!("Idempotency-Key: {key}")]);
     let admin = gateway.admin.clone();
+    let (commit, all_sent) = (Arc::new(OnceLock::new()), Arc::new(AtomicBool::new(false)));
+    let (took, sent) = (commit.clone(), all_sent.clone());
     tokio::spawn(async move {
         let exchange = async {
             let mut socket = wire::connect(&admin).await?;
@@ -78,15 +85,19 @@ fn start_upload(gateway: &Gateway, content: Content, key: String) -> Upload {
                 socket.write_all(part).await?;
                 tell.send_replace(Progress::Sending((index + 1) * (64 << 10)));
             }
+            sent.store(true, SeqCst);
             tell.send_replace(Progress::Sent);
-            wire::read_answer(&mut socket, "POST").await
+            let sent_at = Instant::now();
+            let answer = wire::read_answer(&mut socket, "POST").await?;
+            let _ = took.set(sent_at.elapsed());
+            Ok::<Answer, std::io::Error>(answer)
         };
         match exchange.await {
             Ok(answer) => tell.send_replace(Progress::Answered(Box::new(answer))),
             Err(_) => tell.send_replace(Progress::Failed),
         };
     });
-    Upload { content, key, progress }
+    Upload { content, key, progress, commit, all_sent }
 }
 
 /// How many kills fell where.
@@ -111,8 +122,9 @@ struct Rounds {
     acknowledged: Vec<(Content, Added)>,
     unanswered_visible: usize,
     unanswered_absent: usize,
-    /// What a commit and a start take here, a running mean.
-    commit: Duration,
+    /// What commits took here.
+    commits: Vec<Duration>,
+    /// What a start takes here, a running mean.
     start: Duration,
 }
 
@@ -137,27 +149,28 @@ impl Rounds {
                 start_upload(&gateway, content, format!("round {number} upload {index}"))
             })
             .collect();
-        let begun = Instant::now();
         match moment {
             Moment::Sending(share) => {
                 let enough = (uploads[0].content.size_bytes() as f64 * share) as usize;
                 reach(&mut uploads[0], |progress| !matches!(progress, Progress::Sending(sent) if *sent < enough)).await;
             }
             Moment::Committing(share) => {
-                reach(&mut uploads[0], |progress| !matches!(progress, Progress::Sending(_))).await;
-                let wait = self.commit.mul_f64(share);
-                let answered = reach(&mut uploads[0], |progress| matches!(progress, Progress::Answered(_) | Progress::Failed));
+                let wait = self.quick_commit().mul_f64(share);
+                let upload = &mut uploads[0];
+                reach(upload, |progress| !matches!(progress, Progress::Sending(_))).await;
+                let answered = reach(upload, |progress| matches!(progress, Progress::Answered(_) | Progress::Failed));
                 let _ = tokio::time::timeout(wait, answered).await;
             }
             Moment::Replied | Moment::Starting(_) => {
-                let sent = reach(&mut uploads[0], |progress| !matches!(progress, Progress::Sending(_)));
-                sent.await;
-                let sent_at = begun.elapsed();
                 reach(&mut uploads[0], |progress| matches!(progress, Progress::Answered(_) | Progress::Failed)).await;
-                self.commit = (self.commit + (begun.elapsed() - sent_at)) / 2;
             }
         }
         gateway.kill();
+        for upload in &mut uploads {
+            // The connection is gone: the last word has been said.
+            reach(upload, |progress| matches!(progress, Progress::Answered(_) | Progress::Failed)).await;
+            self.commits.extend(upload.commit.get());
+        }
         self.count(moment, &uploads);
         if let Moment::Starting(share) = moment {
             self.kill_a_start(share).await;
@@ -167,9 +180,15 @@ impl Rounds {
         gateway
     }
 
+    /// A quarter of the commits took less.
+    fn quick_commit(&mut self) -> Duration {
+        self.commits.sort();
+        self.commits.get(self.commits.len() / 4).copied().unwrap_or(Duration::from_millis(5))
+    }
+
     fn count(&mut self, moment: Moment, uploads: &[Upload]) {
-        let inside = uploads.iter().any(|upload| matches!(*upload.progress.borrow(), Progress::Sent));
-        match (inside, moment) {
+        let cut = |upload: &Upload| upload.all_sent.load(SeqCst) && matches!(*upload.progress.borrow(), Progress::Failed);
+        match (uploads.iter().any(cut), moment) {
             (true, _) => self.split.inside_a_commit += 1,
             (false, Moment::Replied | Moment::Committing(_) | Moment::Starting(_)) => self.split.after += 1,
             (false, Moment::Sending(_)) => self.split.before += 1,
@@ -195,9 +214,7 @@ impl Rounds {
 
     async fn judge(&mut self, uploads: Vec<Upload>, gateway: &Gateway) {
         gateway.catalog_complete().await;
-        for mut upload in uploads {
-            // The connection is gone: the last word has been said.
-            reach(&mut upload, |progress| matches!(progress, Progress::Answered(_) | Progress::Failed)).await;
+        for upload in uploads {
             let progress = upload.progress.borrow().clone();
             match progress {
                 Progress::Answered(answer) => {
@@ -252,7 +269,7 @@ async fn rounds(count: usize, random: ChaCha8Rng) -> (Split, ChaCha8Rng) {
         acknowledged: Vec::new(),
         unanswered_visible: 0,
         unanswered_absent: 0,
-        commit: Duration::from_millis(100),
+        commits: Vec::new(),
         start: Duration::from_millis(300),
     };
     let mut gateway = rounds.start();
@@ -263,11 +280,11 @@ async fn rounds(count: usize, random: ChaCha8Rng) -> (Split, ChaCha8Rng) {
         content.assert_read_back(&gateway, added).await;
     }
     println!(
-        "{count} rounds: {} acknowledged uploads, all whole; of those without a reply {} were whole, {} absent; a commit takes about {:?}, a start {:?}",
+        "{count} rounds: {} acknowledged uploads, all whole; of those without a reply {} were whole, {} absent; a quarter of the commits took under {:?}, a start {:?}",
         rounds.acknowledged.len(),
         rounds.unanswered_visible,
         rounds.unanswered_absent,
-        rounds.commit,
+        rounds.quick_commit(),
         rounds.start,
     );
     (rounds.split, rounds.random)
