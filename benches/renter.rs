@@ -24,9 +24,6 @@ use skygate::{
     sector::SlabEncoder,
 };
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 const RANGE_BYTES: u64 = 256 << 10;
 const CONNECTIONS: u64 = 4;
 const RUN: Duration = Duration::from_secs(3);

@@ -46,6 +46,7 @@ pub struct Assembly {
 pub struct Assembled {
     owner: String,
     idem: Option<[u8; 32]>,
+    root: RootKind,
     name: String,
     built: Built,
     files: Vec<UploadFile>,
@@ -159,6 +160,7 @@ impl Assembly {
         Ok(Assembled {
             owner: self.owner,
             idem: self.idem,
+            root: head.root,
             name: head.name,
             built,
             file_count: files.len() as u64,
@@ -220,12 +222,14 @@ struct StoredSkyfile {
 impl Assembled {
     /// Stores what is left, commits the pin, and waits a little for the pieces beyond the acknowledgement.
     pub async fn store(self, store: &Store, complete_wait: Duration) -> Result<AddReport, IngestError> {
-        let Assembled { owner, idem, name, built, files, file_count, content, blocks, compute } = self;
+        let Assembled { owner, idem, root, name, built, files, file_count, content, blocks, compute } = self;
         let mut written = Vec::new();
         let mut skyfiles = Vec::new();
         let mut skylink = None;
         if file_count > 0 {
-            let metadata = upload_metadata(&name, &files).map_err(|error| IngestError::bad(error.to_string()))?;
+            // A file is its own name; a folder's is the upload's.
+            let filename = if root == RootKind::File { &files[0].path } else { &name };
+            let metadata = upload_metadata(filename, &files).map_err(|error| IngestError::bad(error.to_string()))?;
             let stored = store_skyfile(store, &metadata, content, &mut written).await?;
             skylink = Some(stored.link);
             skyfiles.push(stored.skyfile);

@@ -279,12 +279,13 @@ async fn rounds(count: usize, random: ChaCha8Rng) -> (Split, ChaCha8Rng) {
     for (content, added) in &rounds.acknowledged {
         content.assert_read_back(&gateway, added).await;
     }
+    let quick_commit = rounds.quick_commit();
     println!(
         "{count} rounds: {} acknowledged uploads, all whole; of those without a reply {} were whole, {} absent; a quarter of the commits took under {:?}, a start {:?}",
         rounds.acknowledged.len(),
         rounds.unanswered_visible,
         rounds.unanswered_absent,
-        rounds.quick_commit(),
+        quick_commit,
         rounds.start,
     );
     (rounds.split, rounds.random)
