@@ -36,9 +36,9 @@ async fn folders(directory: &Path) -> Vec<(HostId, FolderStore)> {
     let mut folders = Vec::new();
     for index in 0..9 {
         let path = directory.join(format!("host-{index}"));
-        std::fs::create_dir(&path).unwrap();
+        std::fs::create_dir(&path).expect("a bench stops at the first failure");
         let store = FolderStore::new(path, FolderOptions::default());
-        let marker = marker::create(&store, PORTAL).await.unwrap();
+        let marker = marker::create(&store, PORTAL).await.expect("a bench stops at the first failure");
         folders.push((marker.host, store));
     }
     folders
@@ -57,7 +57,7 @@ async fn renter(folders: &[(HostId, FolderStore)], lost: usize) -> Renter {
     }
     let row = |host: &Host| HostRow { id: host.id(), zone: String::new(), weight: 1, state: RowState::Active };
     let table = HostTable { epoch: 1, hosts: hosts.iter().map(row).collect() };
-    Renter::new(hosts, table, RenterOptions::default()).unwrap()
+    Renter::new(hosts, table, RenterOptions::default()).expect("a bench stops at the first failure")
 }
 
 async fn write(renter: &Renter, slab_count: u64) -> Vec<SlabRef> {
@@ -68,7 +68,7 @@ async fn write(renter: &Renter, slab_count: u64) -> Vec<SlabRef> {
     for slab in 0..slab_count {
         content[..8].copy_from_slice(&slab.to_le_bytes());
         content.rotate_left(8192 + 8);
-        let encoder = SlabEncoder::new(6, 3, 1, renter.acquire_slab().await).unwrap();
+        let encoder = SlabEncoder::new(6, 3, 1, renter.acquire_slab().await).expect("a bench stops at the first failure");
         tokio::task::block_in_place(|| {
             for (step, content) in content.chunks(encoder.step_bytes()).enumerate() {
                 encoder.encode_step(step, content);
@@ -77,7 +77,9 @@ async fn write(renter: &Renter, slab_count: u64) -> Vec<SlabRef> {
         let encoded = tokio::task::block_in_place(|| encoder.finish(content.len() as u64));
         slabs.push(SlabRef { k: 6, m: 3, roots: encoded.roots().into(), content_len: content.len() as u64 });
         let renter = renter.clone();
-        writes.push(tokio::spawn(async move { renter.write_slab(encoded).await.unwrap().complete().await }));
+        writes.push(tokio::spawn(async move {
+            renter.write_slab(encoded).await.expect("a bench stops at the first failure").complete().await
+        }));
     }
     futures::future::join_all(writes).await;
     slabs
@@ -85,9 +87,10 @@ async fn write(renter: &Renter, slab_count: u64) -> Vec<SlabRef> {
 
 /// Processor time of this process, user and system. Says more than a rate on a machine that others use.
 fn cpu_time() -> Duration {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
-    let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+    let stat = std::fs::read_to_string("/proc/self/stat").expect("a bench stops at the first failure");
+    let fields: Vec<&str> = stat.rsplit(')').next().expect("a bench stops at the first failure").split_whitespace().collect();
+    let ticks: u64 = fields[11].parse::<u64>().expect("a bench stops at the first failure")
+        + fields[12].parse::<u64>().expect("a bench stops at the first failure");
     Duration::from_millis(ticks * 10)
 }
 
@@ -112,7 +115,7 @@ async fn read(renter: &Renter, slabs: &[SlabRef], seed: u64) -> Rate {
                 let start = rng.random_range(0..slab.content_len / RANGE_BYTES) * RANGE_BYTES;
                 let range: Range<u64> = start..start + RANGE_BYTES;
                 let asked = Instant::now();
-                let bytes = renter.read_slab(slab, range, &Trace::default()).await.unwrap();
+                let bytes = renter.read_slab(slab, range, &Trace::default()).await.expect("a bench stops at the first failure");
                 assert_eq!(bytes.len() as u64, RANGE_BYTES);
                 times.push(asked.elapsed());
                 count.fetch_add(1, Relaxed);
@@ -123,7 +126,7 @@ async fn read(renter: &Renter, slabs: &[SlabRef], seed: u64) -> Rate {
     let readers: Vec<_> = (0..CONNECTIONS).map(reader).collect();
     let mut times = Vec::new();
     for reader in readers {
-        times.extend(reader.await.unwrap());
+        times.extend(reader.await.expect("a bench stops at the first failure"));
     }
     times.sort();
     let count = count.load(Relaxed) as f64;
@@ -147,9 +150,13 @@ fn report(name: &str, mut rates: Vec<Rate>) {
 fn main() {
     let mib = std::env::args().filter_map(|arg| arg.parse::<u64>().ok()).next().unwrap_or(1024);
     let threads = std::thread::available_parallelism().map_or(2, |count| count.get());
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .enable_all()
+        .build()
+        .expect("a bench stops at the first failure");
     // Not in /tmp, which may be memory: next to the build.
-    let directory = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+    let directory = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).expect("a bench stops at the first failure");
     runtime.block_on(async {
         let folders = folders(directory.path()).await;
         let first = renter(&folders, 0).await;
