@@ -145,10 +145,12 @@ impl Inner {
 
     /// Finds the block: among the catalog's pins, else (while the catalog is not complete) by asking the hosts.
     pub async fn locate(self: &Arc<Self>, multihash: &Multihash, trace: &Arc<Trace>) -> Result<Located, StoreError> {
+        // Asked before the look-up: a catalog that becomes complete in between may have got the pin after the look.
+        let complete = self.catalog.is_complete();
         if let Some(located) = self.locate_in_catalog(multihash, trace).await? {
             return Ok(located);
         }
-        if self.catalog.is_complete() {
+        if complete {
             return Err(StoreError::NotFound);
         }
         self.ask_hosts_for_pins(multihash, trace).await?;

@@ -28,8 +28,10 @@ impl Inner {
         if offset_bytes != 0 {
             return Err(StoreError::Unsupported("skylinks with an offset inside their sector are not served"));
         }
+        // In this order: a catalog that becomes complete in between may have got the pin after the look.
+        let complete = self.catalog.is_complete();
         let known = !self.catalog.by_root(&root)?.is_empty();
-        if !known && self.catalog.is_complete() {
+        if !known && complete {
             return Err(StoreError::NotFound);
         }
         match self.skyfile_head(Root(root), fetch_bytes, trace).await {
