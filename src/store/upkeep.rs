@@ -64,6 +64,10 @@ impl Store {
 
     /// Makes the catalog durable and marks a clean stop. Call after the background tasks have ended.
     pub fn close(&self) -> Result<(), StoreError> {
+        // Their blocks are only known to this process: the next one must not call them absent before it has looked.
+        if !self.inner.unindexed.lock().expect("no panic under this lock").is_empty() {
+            return Ok(self.inner.catalog.flush()?);
+        }
         Ok(self.inner.catalog.close()?)
     }
 
@@ -105,6 +109,7 @@ impl Inner {
     }
 
     async fn rebuild_until_complete(self: Arc<Self>) {
+        self.find_unindexed();
         while !self.catalog.is_complete() {
             let begun = std::time::Instant::now();
             match self.rebuild().await {

@@ -33,13 +33,16 @@ pub async fn page(State(services): State<Arc<Services>>, parts: Parts) -> Result
     }
     let pins = services.operations.pins(0, PINS_SHOWN).await.map_err(Refusal::from)?;
     let status = services.operations.status().map_err(Refusal::from)?;
+    let hosts = services.operations.hosts();
+    let down = hosts.iter().filter(|host| host.state != "up").count();
     let body = html! {
         h1 { "skygate" }
         @match services.operations.readiness() {
+            Readiness::Ok if down > 0 => p { strong { (down) " of " (hosts.len()) " hosts are not up." } " Content is still read from the others." },
             Readiness::Ok => p { "Ready." },
             Readiness::Starting => p { "Starting: the catalog is being read from the hosts." },
         }
-        (hosts_table(&services.operations.hosts()))
+        (hosts_table(&hosts))
         h1 { "Latency, milliseconds" }
         (latency_table(&services))
         h1 { "Pins" }
