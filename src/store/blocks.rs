@@ -5,6 +5,7 @@
 //! needs only the sector tree. Whole blocks are hashed against their CID (`design.md` 6).
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::{Bytes, BytesMut};
 
@@ -145,6 +146,21 @@ impl Inner {
 
     /// Finds the block: among the catalog's pins, else (while the catalog is not complete) by asking the hosts.
     pub async fn locate(self: &Arc<Self>, multihash: &Multihash, trace: &Arc<Trace>) -> Result<Located, StoreError> {
+        let key = multihash.to_bytes();
+        if let Some(located) = self.located.get(key.as_slice()) {
+            return Ok(located);
+        }
+        let unpins = self.unpins.load(Ordering::Acquire);
+        let located = self.look_up(multihash, trace).await?;
+        self.located.insert(key.clone(), located.clone());
+        // Found before an unpin that has emptied the cache meanwhile: it must not stay behind.
+        if self.unpins.load(Ordering::Acquire) != unpins {
+            self.located.remove(key.as_slice());
+        }
+        Ok(located)
+    }
+
+    async fn look_up(self: &Arc<Self>, multihash: &Multihash, trace: &Arc<Trace>) -> Result<Located, StoreError> {
         // Asked before the look-up: a catalog that becomes complete in between may have got the pin after the look.
         let complete = self.catalog.is_complete();
         if let Some(located) = self.locate_in_catalog(multihash, trace).await? {

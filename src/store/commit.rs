@@ -1,6 +1,7 @@
 //! The write side: slabs and base sectors go out through here, and a pin at its quorum is the commit point.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
@@ -180,6 +181,8 @@ impl Inner {
         self.unindexed.lock().expect("no panic under this lock").remove(key);
         self.pins.invalidate(key).await;
         // What the pin alone kept alive must not be served out of memory.
+        self.unpins.fetch_add(1, Ordering::Release);
+        self.located.clear();
         self.nodes.invalidate_all();
         self.heads.invalidate_all();
         if let Some(pack) = &pin.pack {
