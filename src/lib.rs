@@ -15,6 +15,7 @@
 //! | [`deny`] | does a rule hit this address? pure | who asks |
 //! | [`renter`] | hosts, markers, placement, writing and reading pieces | what the bytes mean |
 //! | [`records`] | what moves: versions, signatures, quorum | what a record says |
+//! | [`names`] | names that change to fixed roots with a lifetime: DNSLink, IPNS | HTTP, content |
 //! | [`store`] | addresses to verified bytes; catalog, pins, caches; stamps the class | HTTP, which host is which |
 //! | [`ingest`] | uploads to slabs, packs, pins | HTTP, hosts |
 //! | [`access`] | who may do what | what they do |
@@ -55,6 +56,7 @@ pub mod deny;
 pub mod http;
 pub mod ingest;
 pub mod measure;
+pub mod names;
 pub mod node;
 pub mod records;
 pub mod renter;

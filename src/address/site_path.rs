@@ -102,6 +102,22 @@ impl SitePath {
         SitePath { segments, trailing_slash: self.trailing_slash }
     }
 
+    /// `below` inside this path, with the slash of `below`, or this one's if `below` is nothing at all.
+    pub fn join(&self, below: &SitePath) -> Result<SitePath, AddressError> {
+        let mut segments = self.segments.clone();
+        segments.extend_from_slice(&below.segments);
+        if segments.len() > PATH_SEGMENTS_MAX {
+            return Err(AddressError::PathTooDeep);
+        }
+        let have: usize = segments.iter().map(|segment| segment.len() + 1).sum();
+        if have > PATH_BYTES_MAX {
+            return Err(AddressError::PathTooLong { have });
+        }
+        let nothing = below.segments.is_empty() && below.trailing_slash == TrailingSlash::No;
+        let trailing_slash = if nothing { self.trailing_slash } else { below.trailing_slash };
+        Ok(SitePath { segments, trailing_slash })
+    }
+
     /// The path for a URL: `/a/b%20c/`; the root is `/` or nothing.
     pub fn encoded(&self) -> String {
         self.joined(|segment, out| out.extend(utf8_percent_encode(segment, SEGMENT)))

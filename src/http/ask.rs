@@ -7,7 +7,7 @@ use ::http::header::{self, HeaderMap};
 use ::http::request::Parts;
 use ::http::{HeaderName, Method};
 
-use crate::address::{Address, AddressError, Cid, SitePath, Skylink};
+use crate::address::{AddressError, Skylink};
 
 use super::plan::Conditions;
 use super::refusal::Refusal;
@@ -20,18 +20,40 @@ const PATH_SHOWN_MAX: usize = 512;
 
 const SERVICE_WORKER: HeaderName = HeaderName::from_static("service-worker");
 
-/// Which surface a Host belongs to. The order is that of `design.md` 10: gateway domains with their subdomain forms,
-/// portal domains, skylink and CID labels, DNSLink for any other name, else path gateway.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Surface {
-    /// Path gateway and portal paths under one name.
-    PathAndPortal,
+/// Where the content path of a request stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// In the URL's path: `/ipfs/...`, `/ipns/...`.
+    Path,
+    /// `{label}.{ipfs|ipns}.{gateway}`: the whole URL path lies below the root.
+    Subdomain {
+        namespace: Namespace,
+        /// The root as text: a CID, a key, or a domain name, uninlined.
+        root_text: String,
+        /// The gateway's name with its port, if the request had one.
+        gateway: String,
+    },
+    /// A domain with a DNSLink of its own: its content path is `/ipns/{host}{path}`.
+    DnsLink {
+        /// With its port, if the request had one.
+        host: String,
+    },
 }
 
-/// The surface of a Host. Every name has the path gateway and the portal's content paths; the forms that stand before
-/// them in the order of [`Surface`] have rows of their own when they come.
-pub fn surface(_host: Option<&str>) -> Surface {
-    Surface::PathAndPortal
+/// The two namespaces of content paths.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Namespace {
+    Ipfs,
+    Ipns,
+}
+
+impl Namespace {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Namespace::Ipfs => "ipfs",
+            Namespace::Ipns => "ipns",
+        }
+    }
 }
 
 /// Which surface's rules read the path. Told by its first characters alone, so that an answer that is kept ready needs
@@ -48,15 +70,6 @@ pub enum Route {
     Skylink,
     /// Nothing that any surface answers.
     Unknown,
-}
-
-/// `/ipfs/{root}{path}`
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct IpfsTarget {
-    pub root: Cid,
-    /// The root as it stands in the path.
-    pub root_text: String,
-    pub path: SitePath,
 }
 
 /// `/{skylink}{path}`; Skynet's rules read the path as it stood there.
@@ -76,21 +89,67 @@ pub enum Reader {
 }
 
 /// The form of the reply that `format=` or Accept asks for.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     /// Files and directories.
     Deserialized,
     /// The block as it is.
     Raw,
-    /// A format that is known to the specifications, by its `format=` word, but not made here.
-    Unavailable(&'static str),
+    Car,
+    Tar,
+    DagJson,
+    DagCbor,
+    Json,
+    Cbor,
+    IpnsRecord,
+}
+
+impl Format {
+    /// The word of `format=`.
+    pub const NAMES: [(&str, Format); 8] = [
+        ("raw", Format::Raw),
+        ("car", Format::Car),
+        ("tar", Format::Tar),
+        ("dag-json", Format::DagJson),
+        ("dag-cbor", Format::DagCbor),
+        ("json", Format::Json),
+        ("cbor", Format::Cbor),
+        ("ipns-record", Format::IpnsRecord),
+    ];
+
+    /// The media types of Accept.
+    pub const TYPES: [(&str, Format); 8] = [
+        ("application/vnd.ipld.raw", Format::Raw),
+        ("application/vnd.ipld.car", Format::Car),
+        ("application/x-tar", Format::Tar),
+        ("application/vnd.ipld.dag-json", Format::DagJson),
+        ("application/vnd.ipld.dag-cbor", Format::DagCbor),
+        ("application/json", Format::Json),
+        ("application/cbor", Format::Cbor),
+        ("application/vnd.ipfs.ipns-record", Format::IpnsRecord),
+    ];
+
+    /// Its word in `format=`; empty for [`Format::Deserialized`].
+    pub fn name(self) -> &'static str {
+        Format::NAMES.iter().find(|(_, format)| *format == self).map_or("", |(name, _)| name)
+    }
+}
+
+/// What a format was asked by. `format=` wins (IPIP-0523).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FormatBy {
+    /// Neither.
+    Nothing,
+    Query,
+    /// Accept, with the parameters of the media type that was chosen: `version=1; order=dfs`, without the weight.
+    Accept(String),
 }
 
 /// One request, parsed.
 #[derive(Debug)]
 pub struct Ask {
     pub method: Method,
-    pub surface: Surface,
+    pub place: Place,
     pub route: Route,
     /// The path as asked, without the query.
     pub path: String,
@@ -99,6 +158,7 @@ pub struct Ask {
     pub origin: Option<String>,
     pub reader: Reader,
     pub format: Format,
+    pub format_by: FormatBy,
     pub conditions: Conditions,
     pub only_if_cached: bool,
     pub service_worker: bool,
@@ -116,12 +176,16 @@ impl Ask {
         let query = parts.uri.query().map(str::to_owned);
         let route = route(path);
         // Skynet's routes give the parameter `format` other words.
-        let format = if route == Route::Ipfs { format(query.as_deref(), headers)? } else { Format::Deserialized };
+        let (format, format_by) = match route {
+            Route::Ipfs | Route::Ipns => format(query.as_deref(), headers)?,
+            Route::Landing | Route::Skylink | Route::Unknown => (Format::Deserialized, FormatBy::Nothing),
+        };
         Ok(Ask {
             method: parts.method.clone(),
-            surface: surface(host.as_deref()),
+            place: Place::Path,
             route,
             format,
+            format_by,
             path: path.to_owned(),
             query,
             host,
@@ -131,17 +195,6 @@ impl Ask {
             only_if_cached: text(headers, header::CACHE_CONTROL).is_some_and(|v| list_has(v, "only-if-cached")),
             service_worker: text(headers, SERVICE_WORKER).is_some_and(|v| v.trim().eq_ignore_ascii_case("script")),
         })
-    }
-
-    /// Reads the path of [`Route::Ipfs`].
-    pub fn ipfs_target(&self) -> Result<IpfsTarget, Refusal> {
-        match Address::parse(&self.path).map_err(|error| self.bad_path(error))? {
-            Address::Ipfs { root, path } => {
-                let root_text = self.path.split('/').nth(2).unwrap_or_default().to_owned();
-                Ok(IpfsTarget { root, root_text, path })
-            }
-            Address::Ipns { .. } | Address::Skylink { .. } => Err(Refusal::NoRoute),
-        }
     }
 
     /// Reads the path of [`Route::Skylink`].
@@ -158,7 +211,12 @@ impl Ask {
 
     /// A plain GET or HEAD of the file itself: the only thing that ready answers are kept for.
     pub fn is_plain(&self) -> bool {
-        self.query.is_none() && self.format == Format::Deserialized && !self.service_worker && self.method != Method::OPTIONS
+        self.route == Route::Ipfs
+            && self.place == Place::Path
+            && self.query.is_none()
+            && self.format == Format::Deserialized
+            && !self.service_worker
+            && self.method != Method::OPTIONS
     }
 
     /// First value of a query parameter, decoded.
@@ -181,7 +239,7 @@ pub fn reader(path: &str, headers: &HeaderMap) -> Reader {
         return Reader::Json;
     }
     let html = text(headers, header::ACCEPT)
-        .is_some_and(|accept| accept_types(accept).any(|(kind, _)| kind.eq_ignore_ascii_case("text/html")));
+        .is_some_and(|accept| accept_types(accept).any(|(kind, ..)| kind.eq_ignore_ascii_case("text/html")));
     if html { Reader::Html } else { Reader::Text }
 }
 
@@ -204,54 +262,44 @@ fn skylink_segment(path: &str) -> Option<&str> {
 }
 
 /// `format=` wins over Accept (IPIP-0523).
-fn format(query: Option<&str>, headers: &HeaderMap) -> Result<Format, Refusal> {
+fn format(query: Option<&str>, headers: &HeaderMap) -> Result<(Format, FormatBy), Refusal> {
     if let Some(name) = query.and_then(|query| parameter(query, "format")) {
-        return match name.as_str() {
-            "raw" => Ok(Format::Raw),
-            "car" => Ok(Format::Unavailable("car")),
-            "tar" => Ok(Format::Unavailable("tar")),
-            "dag-json" => Ok(Format::Unavailable("dag-json")),
-            "dag-cbor" => Ok(Format::Unavailable("dag-cbor")),
-            "json" => Ok(Format::Unavailable("json")),
-            "cbor" => Ok(Format::Unavailable("cbor")),
-            "ipns-record" => Ok(Format::Unavailable("ipns-record")),
-            _ => Err(Refusal::UnknownFormat(name.chars().take(64).collect())),
+        return match Format::NAMES.iter().find(|(known, _)| *known == name) {
+            Some((_, format)) => Ok((*format, FormatBy::Query)),
+            None => Err(Refusal::UnknownFormat(name.chars().take(64).collect())),
         };
     }
-    Ok(text(headers, header::ACCEPT).map_or(Format::Deserialized, format_of_accept))
+    Ok(text(headers, header::ACCEPT).map_or((Format::Deserialized, FormatBy::Nothing), format_of_accept))
 }
 
-/// The format of the weightiest type that is known; of equal ones the first. JSON and CBOR by Accept mean files of
-/// that type as well, so they are served as files.
-fn format_of_accept(accept: &str) -> Format {
-    let mut best: (u16, Option<Format>) = (0, None);
-    for (kind, weight) in accept_types(accept) {
-        let format = match kind.to_ascii_lowercase().as_str() {
-            "application/vnd.ipld.raw" => Format::Raw,
-            "application/vnd.ipld.car" => Format::Unavailable("car"),
-            "application/x-tar" => Format::Unavailable("tar"),
-            "application/vnd.ipld.dag-json" => Format::Unavailable("dag-json"),
-            "application/vnd.ipld.dag-cbor" => Format::Unavailable("dag-cbor"),
-            "application/vnd.ipfs.ipns-record" => Format::Unavailable("ipns-record"),
-            _ => continue,
-        };
-        if weight > best.0 {
-            best = (weight, Some(format));
+/// The format of the weightiest type that is known; of equal ones the first.
+fn format_of_accept(accept: &str) -> (Format, FormatBy) {
+    let mut best: (u16, Format, FormatBy) = (0, Format::Deserialized, FormatBy::Nothing);
+    for (kind, weight, parameters) in accept_types(accept) {
+        let known = Format::TYPES.iter().find(|(name, _)| kind.eq_ignore_ascii_case(name));
+        if let Some((_, format)) = known
+            && weight > best.0
+        {
+            best = (weight, *format, FormatBy::Accept(parameters));
         }
     }
-    best.1.unwrap_or(Format::Deserialized)
+    (best.1, best.2)
 }
 
-/// Media types of an Accept header with their weights in thousandths.
-fn accept_types(accept: &str) -> impl Iterator<Item = (&str, u16)> {
+/// Media types of an Accept header with their weights in thousandths, and their parameters but for the weight.
+fn accept_types(accept: &str) -> impl Iterator<Item = (&str, u16, String)> {
     accept.split(',').map(|part| {
         let mut pieces = part.split(';').map(str::trim);
         let kind = pieces.next().unwrap_or_default();
-        let weight = pieces
-            .find_map(|p| p.strip_prefix("q=").or_else(|| p.strip_prefix("Q=")))
-            .and_then(|q| q.parse::<f32>().ok())
-            .map_or(1000, |q| (q.clamp(0.0, 1.0) * 1000.0) as u16);
-        (kind, weight)
+        let mut weight = 1000;
+        let mut parameters = Vec::new();
+        for piece in pieces {
+            match piece.strip_prefix("q=").or_else(|| piece.strip_prefix("Q=")) {
+                Some(q) => weight = q.parse::<f32>().map_or(1000, |q| (q.clamp(0.0, 1.0) * 1000.0) as u16),
+                None => parameters.push(piece),
+            }
+        }
+        (kind, weight, parameters.join("; "))
     })
 }
 
@@ -285,7 +333,6 @@ mod tests {
     use ::http::Request;
 
     use super::*;
-    use crate::address::TrailingSlash;
 
     const CID: &str = "bafkreifzjut3te2nhyekklss27nh3k72ysco7y32koao5eei66wof36n5e";
     const LINK: &str = "AAB1QJWQV0y2ynDXnJvOt0uh-THq-pJj2_layW5fjPXhTQ";
@@ -300,12 +347,6 @@ mod tests {
 
     #[test]
     fn targets() {
-        let good = ask(&format!("/ipfs/{CID}/a%20b/?x=1"), &[]).expect("good");
-        let target = good.ipfs_target().expect("parses");
-        assert_eq!((target.root.to_string().as_str(), target.root_text.as_str()), (CID, CID));
-        assert_eq!((target.path.segments(), target.path.trailing_slash()), (&["a b".to_owned()][..], TrailingSlash::Yes));
-        assert_eq!((good.path.as_str(), good.query.as_deref()), (format!("/ipfs/{CID}/a%20b/").as_str(), Some("x=1")));
-
         let sky = ask(&format!("/{LINK}/dir/a.txt"), &[]).expect("good");
         assert_eq!((sky.route, sky.reader), (Route::Skylink, Reader::Json));
         assert_eq!(sky.sky_target().expect("parses").path_text, "/dir/a.txt");
@@ -322,19 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_paths_are_told_with_the_path() {
-        for uri in [
-            "/ipfs/QmInvalidCID",
-            "/ipfs/",
-            "/ipfs//a",
-            &format!("/ipfs/{CID}/%zz"),
-            &format!("/ipfs/{CID}/%00"),
-            &format!("/ipfs/{CID}/%ff"),
-        ] {
-            let refusal = ask(uri, &[]).expect("a head").ipfs_target().expect_err("refused");
-            assert!(matches!(&refusal, Refusal::BadPath { path, .. } if path == uri), "{uri}: {refusal}");
-            assert_eq!(refusal.row().status, 400);
-        }
+    fn a_bad_skylink_is_refused() {
         let refusal = ask(&format!("/{}", "_".repeat(46)), &[]).expect("a head").sky_target().expect_err("refused");
         assert_eq!(refusal.row().status, 400);
     }
@@ -348,21 +377,23 @@ mod tests {
     #[test]
     fn formats() {
         use Format::*;
+        let by = |parameters: &str| FormatBy::Accept(parameters.to_owned());
         let rows = [
-            ("/", "", Deserialized),
-            ("/?format=raw", "", Raw),
-            ("/", "application/vnd.ipld.raw", Raw),
-            ("/?format=raw", "application/vnd.ipld.car", Raw),
-            ("/?format=car", "application/vnd.ipld.raw", Unavailable("car")),
-            ("/", "application/vnd.ipld.car;q=0.5, application/vnd.ipld.raw", Raw),
-            ("/", "text/html, application/vnd.ipld.car; version=1", Unavailable("car")),
-            ("/", "text/html,application/xhtml+xml,*/*;q=0.8", Deserialized),
-            ("/", "application/json", Deserialized),
-            ("/", "application/vnd.ipld.raw;q=0", Deserialized),
+            ("/", "", Deserialized, FormatBy::Nothing),
+            ("/?format=raw", "", Raw, FormatBy::Query),
+            ("/", "application/vnd.ipld.raw", Raw, by("")),
+            ("/?format=raw", "application/vnd.ipld.car", Raw, FormatBy::Query),
+            ("/?format=car", "application/vnd.ipld.raw", Car, FormatBy::Query),
+            ("/", "application/vnd.ipld.car;q=0.5, application/vnd.ipld.raw", Raw, by("")),
+            ("/", "text/html, application/vnd.ipld.car; version=1;q=0.9; order=dfs", Car, by("version=1; order=dfs")),
+            ("/", "text/html,application/xhtml+xml,*/*;q=0.8", Deserialized, FormatBy::Nothing),
+            ("/", "application/json", Json, by("")),
+            ("/", "application/vnd.ipld.raw;q=0", Deserialized, FormatBy::Nothing),
         ];
-        for (uri, accept, expect) in rows {
+        for (uri, accept, expect, expect_by) in rows {
             let uri = format!("/ipfs/{CID}{uri}");
-            assert_eq!(ask(&uri, &[("accept", accept)]).expect("parses").format, expect, "{uri} {accept}");
+            let found = ask(&uri, &[("accept", accept)]).expect("parses");
+            assert_eq!((found.format, found.format_by), (expect, expect_by), "{uri} {accept}");
         }
         assert!(matches!(ask(&format!("/ipfs/{CID}?format=bogus"), &[]), Err(Refusal::UnknownFormat(name)) if name == "bogus"));
     }

@@ -29,4 +29,6 @@ mod walk;
 
 pub use reply::AnswerCache;
 pub use serve::{Listeners, answer, run};
-pub use services::{Content, HostView, HttpOptions, Operations, PinPage, PinView, Readiness, Services, Skyfile, UploadStream};
+pub use services::{
+    Content, HostView, HttpOptions, Naming, Operations, PinPage, PinView, Readiness, Services, Skyfile, UploadStream,
+};

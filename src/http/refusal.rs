@@ -10,6 +10,7 @@ use ::http::StatusCode;
 use crate::access::AdminRefused;
 use crate::address::AddressError;
 use crate::ingest::IngestError;
+use crate::names::NameError;
 use crate::site::SiteError;
 use crate::site::skynet::OutsideContent;
 use crate::store::StoreError;
@@ -71,8 +72,8 @@ pub enum Refusal {
     /// The path ends in something that is no file or directory.
     #[error("codec 0x{codec:x} is no UnixFS")]
     NotUnixfs { codec: u64 },
-    #[error("names are not served")]
-    NamesUnavailable,
+    #[error("{0}")]
+    Name(#[from] NameError),
     #[error("resolver skylinks are not served")]
     ResolverSkylink,
     #[error("archives are not made")]
@@ -210,12 +211,7 @@ impl Refusal {
                 format!("the path ends in data of the codec 0x{codec:x}, which is neither a file nor a directory"),
                 "Use format=raw to get the block as it is.",
             ),
-            Refusal::NamesUnavailable => row(
-                S::NOT_IMPLEMENTED,
-                NoStore,
-                "this gateway does not resolve /ipns/ names",
-                "Use the /ipfs/ address that the name points to.",
-            ),
+            Refusal::Name(error) => name_row(error),
             Refusal::ResolverSkylink => row(
                 S::BAD_REQUEST,
                 NoStore,
@@ -313,6 +309,27 @@ fn store_row(error: &StoreError) -> Row {
         )
         .retry(RETRY_TIMED_OUT_S),
         StoreError::Joined(error) => store_row(error),
+    }
+}
+
+/// Names: failing to resolve one is a fault of this side or of the name's owner, never "not found" (`ipfs-gateway.md` 2.1).
+fn name_row(error: &NameError) -> Row {
+    use CacheRule::NoStore;
+    use StatusCode as S;
+    match error {
+        NameError::BadName(_) => row(S::BAD_REQUEST, NoStore, error.to_string(), "Check the name for missing or extra characters."),
+        NameError::TooManyHops(_) => {
+            row(S::BAD_REQUEST, NoStore, error.to_string(), "Whoever owns the name has to point it at content.")
+        }
+        NameError::NoRecord(_) => {
+            row(S::INTERNAL_SERVER_ERROR, NoStore, error.to_string(), "Check the name; its owner has to publish a record for it.")
+        }
+        NameError::BadRecord { .. } => {
+            row(S::INTERNAL_SERVER_ERROR, NoStore, error.to_string(), "Whoever owns the name has to publish a good record.")
+        }
+        NameError::Transient { .. } => {
+            row(S::BAD_GATEWAY, NoStore, error.to_string(), "Try again in a moment.").retry(RETRY_TIMED_OUT_S)
+        }
     }
 }
 

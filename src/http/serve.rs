@@ -166,9 +166,8 @@ pub async fn answer<B>(services: &Services, request: Request<B>) -> Reply {
     let reply = async {
         match ask.route {
             Route::Landing => Ok(landing(services, &ask)),
-            Route::Ipfs => gateway::answer(services, &ask, &clock).await,
+            Route::Ipfs | Route::Ipns => gateway::answer(services, &ask, &clock).await,
             Route::Skylink => skynet::answer(services, &ask, &clock).await,
-            Route::Ipns => Err(Refusal::NamesUnavailable),
             Route::Unknown => Err(Refusal::NoRoute),
         }
     };

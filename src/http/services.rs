@@ -18,6 +18,7 @@ use crate::access::Access;
 use crate::address::{Address, Cid, Skylink};
 use crate::ingest::{AddReport, IngestError};
 use crate::measure::{Measures, Trace};
+use crate::names::{NameError, Names, Resolved};
 use crate::store::{BodyStream, FileSource, OpenSkyfile, Store, StoreError};
 use crate::tree::skyfile::SkyfileHead;
 
@@ -26,6 +27,7 @@ use super::reply::AnswerCache;
 /// Everything the surfaces need. Shared behind an `Arc` by all connections.
 pub struct Services {
     pub content: Arc<dyn Content>,
+    pub names: Arc<dyn Naming>,
     pub operations: Arc<dyn Operations>,
     pub access: Arc<Access>,
     pub measures: Arc<Measures>,
@@ -82,6 +84,13 @@ pub trait Content: Send + Sync + 'static {
     async fn skyfile(&self, link: &Skylink, trace: &Arc<Trace>) -> Result<Arc<dyn Skyfile>, StoreError>;
 }
 
+/// Names to fixed roots.
+#[async_trait]
+pub trait Naming: Send + Sync + 'static {
+    /// What `name` (an IPNS key in any form, or a domain name) points to.
+    async fn resolve(&self, name: &str) -> Result<Resolved, NameError>;
+}
+
 /// A skyfile whose head is known.
 pub trait Skyfile: Send + Sync {
     fn head(&self) -> &SkyfileHead;
@@ -111,6 +120,13 @@ impl Content for Store {
     async fn skyfile(&self, link: &Skylink, trace: &Arc<Trace>) -> Result<Arc<dyn Skyfile>, StoreError> {
         let open = Store::skyfile(self, link, trace).await?;
         Ok(Arc::new(StoredSkyfile { store: self.clone(), open }))
+    }
+}
+
+#[async_trait]
+impl Naming for Names {
+    async fn resolve(&self, name: &str) -> Result<Resolved, NameError> {
+        Names::resolve(self, name).await
     }
 }
 

@@ -15,12 +15,15 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::services::{Content, HostView, HttpOptions, Operations, PinPage, PinView, Readiness, Services, Skyfile, UploadStream};
+use super::services::{
+    Content, HostView, HttpOptions, Naming, Operations, PinPage, PinView, Readiness, Services, Skyfile, UploadStream,
+};
 use super::{AnswerCache, Listeners, run};
 use crate::access::Access;
 use crate::address::{Address, Cid, Skylink, codec, parse_cid};
 use crate::ingest::{AddReport, IngestError};
 use crate::measure::{Measures, Tier, Trace};
+use crate::names::{NameError, Resolved};
 use crate::store::{BodyStream, Durability, FileSource, StoreError};
 use crate::tree::skyfile::{Parsed, SkyfileHead, UploadFile, build_small, parse, upload_metadata};
 use crate::tree::test_dag::TestDag;
@@ -37,8 +40,19 @@ pub struct Memory {
     pub skyfiles: HashMap<String, Arc<MemorySkyfile>>,
     /// Blocks whose hosts are gone.
     pub lost: Vec<Cid>,
+    /// What names point to.
+    pub names: HashMap<String, Resolved>,
     /// Streams that were opened and dropped again.
     pub streams: Arc<AtomicUsize>,
+}
+
+struct FixedNames(HashMap<String, Resolved>);
+
+#[async_trait]
+impl Naming for FixedNames {
+    async fn resolve(&self, name: &str) -> Result<Resolved, NameError> {
+        self.0.get(name).cloned().ok_or_else(|| NameError::NoRecord(name.to_owned()))
+    }
 }
 
 impl Memory {
@@ -248,6 +262,7 @@ pub async fn start_with(memory: Memory, public_connections_max: usize) -> TestSe
     let desk = Arc::new(Desk::default());
     let options = HttpOptions { admin_hosts: vec!["admin.example".to_owned()], public_connections_max, ..HttpOptions::default() };
     let services = Arc::new(Services {
+        names: Arc::new(FixedNames(memory.names.clone())),
         content: Arc::new(memory),
         operations: desk.clone(),
         access: Arc::new(Access::with_key(KEY)),

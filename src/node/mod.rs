@@ -177,6 +177,7 @@ async fn open(
     let operations = operations::NodeOperations { public, store: store.clone(), ingest, renter, records: records.clone() };
     let services = Services {
         content: Arc::new(store.clone()),
+        names: Arc::new(crate::names::Names),
         operations: Arc::new(operations),
         access: Arc::new(access),
         measures,

@@ -13,12 +13,13 @@ use crate::site::SiteError;
 use crate::site::unixfs::{DirListing, ListStep};
 use crate::store::StoreError;
 
-use super::super::ask::{Ask, IpfsTarget};
+use super::super::ask::Ask;
 use super::super::page::{LISTING_VERSION, ListingPage, ListingRow};
 use super::super::plan::{CACHE_LISTING, ascii, not_modified};
 use super::super::refusal::Refusal;
 use super::super::reply::{Clock, Reply, ReplyBody, made_here, made_on_the_way, stamp};
 use super::super::services::{Content, Services};
+use super::Target;
 
 /// Rows of one listing. A page of a million rows is about 350 MB of HTML and of no use to a browser; what is cut says so.
 const ROWS_MAX: usize = 1_000_000;
@@ -29,7 +30,7 @@ const CHUNK_BYTES: usize = 32 << 10;
 
 /// A directory to be listed.
 pub struct Listed<'a> {
-    pub target: &'a IpfsTarget,
+    pub target: &'a Target,
     pub dir: DirListing,
     pub cid: Cid,
     /// X-Ipfs-Path and X-Ipfs-Roots.
@@ -41,7 +42,9 @@ pub async fn reply(services: &Services, ask: &Ask, clock: &Clock, listed: Listed
     let etag = format!("\"DirIndex-skygate{LISTING_VERSION}_CID-{}\"", listed.cid);
     let located = clock.started.elapsed();
     let mut headers = listed.headers;
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(CACHE_LISTING));
+    if let Some(rule) = listed.target.cache_control(CACHE_LISTING) {
+        headers.insert(header::CACHE_CONTROL, rule);
+    }
     if not_modified(&ask.conditions, &etag) {
         headers.insert(header::ETAG, ascii(etag));
         return Ok(finish(StatusCode::NOT_MODIFIED, headers, ReplyBody::empty(), clock, located));

@@ -1,6 +1,9 @@
 //! The path gateway: `GET` and `HEAD` of `/ipfs/{cid}[/path]` (`ipfs-gateway.md` 2.1).
 
 mod listing;
+mod target;
+
+pub use target::{ContentPath, Moving, Target, content_path_text};
 
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
@@ -14,7 +17,7 @@ use crate::site::unixfs::Answer;
 use crate::store::{FileSource, StoreError};
 use crate::tree::{FileNode, Mtime};
 
-use super::ask::{Ask, Format, IpfsTarget};
+use super::ask::{Ask, Format, FormatBy, Place};
 use super::plan::{self, CACHE_IMMUTABLE, Disposition, Representation, X_IPFS_PATH, X_IPFS_ROOTS, ascii};
 use super::refusal::Refusal;
 use super::reply::{BodySource, Clock, Delivery, FilePlan, Reply, ReplyBody, made_here, stamp};
@@ -30,14 +33,17 @@ pub async fn answer(services: &Services, ask: &Ask, clock: &Clock) -> Result<Rep
     if let Some(plan) = ready {
         return deliver(services, ask, clock, &plan).await;
     }
-    let target = ask.ipfs_target()?;
-    if ask.service_worker && target.path.segments().is_empty() {
+    let content_path = ContentPath::of(ask)?;
+    if ask.service_worker && content_path.path().segments().is_empty() && ask.place == Place::Path {
         return Err(Refusal::ServiceWorker);
     }
-    match &ask.format {
+    let target = Target::of(services, ask, content_path).await?;
+    match ask.format {
         Format::Deserialized => {}
         Format::Raw => return raw(services, ask, &target, clock).await,
-        Format::Unavailable(name) => return Err(Refusal::FormatUnavailable(name)),
+        Format::Car | Format::Tar | Format::DagJson | Format::DagCbor | Format::Json | Format::Cbor | Format::IpnsRecord => {
+            return Err(Refusal::FormatUnavailable(ask.format.name()));
+        }
     }
     let answer = match walk(services.content.as_ref(), target.root, target.path.clone(), &clock.trace).await {
         Err(Refusal::Store(error)) if ask.only_if_cached && is_absent(&error) => return Err(Refusal::NotAtHand),
@@ -51,10 +57,10 @@ fn is_absent(error: &StoreError) -> bool {
 }
 
 /// From what the path leads to, to the reply.
-async fn reply_to(services: &Services, ask: &Ask, target: &IpfsTarget, clock: &Clock, answer: Answer) -> Result<Reply, Refusal> {
+async fn reply_to(services: &Services, ask: &Ask, target: &Target, clock: &Clock, answer: Answer) -> Result<Reply, Refusal> {
     match answer {
         Answer::File { cid, size: _, node, name, dir, roots } => {
-            send_file(services, ask, clock, FileFound { cid, node, name, dir, roots }).await
+            send_file(services, ask, target, clock, FileFound { cid, node, name, dir, roots }).await
         }
         Answer::RawBlock { cid, name, dir, roots } => {
             let size = match services.content.block_length(&cid, &clock.trace).await {
@@ -62,15 +68,17 @@ async fn reply_to(services: &Services, ask: &Ask, target: &IpfsTarget, clock: &C
                 size => size?,
             };
             let node = FileNode { inline: Bytes::new(), size, children: Vec::new(), mode: None, mtime: None };
-            send_file(services, ask, clock, FileFound { cid, node: Arc::new(node), name, dir, roots }).await
+            send_file(services, ask, target, clock, FileFound { cid, node: Arc::new(node), name, dir, roots }).await
         }
         Answer::Listing { dir, cid, roots } => {
             let headers = headers_of_path(ask, &roots);
             listing::reply(services, ask, clock, listing::Listed { target, dir, cid, headers }).await
         }
-        Answer::AddSlash => Ok(redirect(StatusCode::MOVED_PERMANENTLY, ask, clock, &format!("{}/", ask.path))),
+        Answer::AddSlash => Ok(redirect(StatusCode::MOVED_PERMANENTLY, ask, target, clock, &format!("{}/", ask.path))),
         Answer::NotFound { missing, roots: _ } => Err(Refusal::NoSuchPath { missing }),
-        Answer::Symlink { target: points_to, cid, roots } => send_symlink(services, ask, clock, points_to, cid, &roots).await,
+        Answer::Symlink { target: points_to, cid, roots } => {
+            send_symlink(services, ask, target, clock, SymlinkFound { points_to, cid, roots }).await
+        }
         Answer::NotUnixfs { codec, .. } => Err(Refusal::NotUnixfs { codec }),
     }
 }
@@ -85,10 +93,12 @@ struct FileFound {
     roots: Vec<Cid>,
 }
 
-async fn send_file(services: &Services, ask: &Ask, clock: &Clock, found: FileFound) -> Result<Reply, Refusal> {
+async fn send_file(services: &Services, ask: &Ask, target: &Target, clock: &Clock, found: FileFound) -> Result<Reply, Refusal> {
     let filename = ask.parameter("filename").filter(|name| !name.is_empty());
     let mut headers = headers_of_path(ask, &found.roots);
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(CACHE_IMMUTABLE));
+    if let Some(rule) = target.cache_control(CACHE_IMMUTABLE) {
+        headers.insert(header::CACHE_CONTROL, rule);
+    }
     headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     if let Some(kind) = filename.as_deref().or(found.name.as_deref()).and_then(type_by_name) {
         headers.insert(header::CONTENT_TYPE, kind);
@@ -100,7 +110,7 @@ async fn send_file(services: &Services, ask: &Ask, clock: &Clock, found: FileFou
         representation: Representation {
             size_bytes: found.node.size,
             etag: ascii(format!("\"{}\"", found.dir.unwrap_or(found.cid))),
-            last_modified: found.node.mtime.as_ref().and_then(time_of),
+            last_modified: found.node.mtime.as_ref().and_then(time_of).or_else(|| target.last_modified()),
             headers,
         },
         source: BodySource::File(FileSource { cid: found.cid, node: found.node }),
@@ -132,17 +142,26 @@ fn disposition(ask: &Ask, filename: Option<&str>, found: &FileFound) -> Option<H
     }
 }
 
+/// A symlink at the end of a path.
+struct SymlinkFound {
+    points_to: String,
+    cid: Cid,
+    roots: Vec<Cid>,
+}
+
 /// A symlink is answered with its target as text, never followed (`ipfs-gateway.md` 2.1).
 async fn send_symlink(
     services: &Services,
     ask: &Ask,
+    target: &Target,
     clock: &Clock,
-    points_to: String,
-    cid: Cid,
-    roots: &[Cid],
+    found: SymlinkFound,
 ) -> Result<Reply, Refusal> {
-    let mut headers = headers_of_path(ask, roots);
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(CACHE_IMMUTABLE));
+    let SymlinkFound { points_to, cid, roots } = found;
+    let mut headers = headers_of_path(ask, &roots);
+    if let Some(rule) = target.cache_control(CACHE_IMMUTABLE) {
+        headers.insert(header::CACHE_CONTROL, rule);
+    }
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("inode/symlink"));
     let representation =
         Representation { size_bytes: points_to.len() as u64, etag: ascii(format!("\"{cid}\"")), last_modified: None, headers };
@@ -151,7 +170,7 @@ async fn send_symlink(
 }
 
 /// `format=raw`: the block that the path leads to, as it is.
-async fn raw(services: &Services, ask: &Ask, target: &IpfsTarget, clock: &Clock) -> Result<Reply, Refusal> {
+async fn raw(services: &Services, ask: &Ask, target: &Target, clock: &Clock) -> Result<Reply, Refusal> {
     let content = services.content.as_ref();
     let (cid, roots) = match target.path.segments() {
         [] => (target.root, vec![target.root]),
@@ -163,12 +182,14 @@ async fn raw(services: &Services, ask: &Ask, target: &IpfsTarget, clock: &Clock)
     };
     let filename = ask.parameter("filename").filter(|name| !name.is_empty()).unwrap_or_else(|| format!("{cid}.bin"));
     let mut headers = headers_of_path(ask, &roots);
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(CACHE_IMMUTABLE));
+    if let Some(rule) = target.cache_control(CACHE_IMMUTABLE) {
+        headers.insert(header::CACHE_CONTROL, rule);
+    }
     headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/vnd.ipld.raw"));
     headers.insert(header::CONTENT_DISPOSITION, plan::content_disposition(Disposition::Attachment, &filename));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    if ask.parameter("format").is_none() {
+    if matches!(ask.format_by, FormatBy::Accept(_)) {
         // The format came by Accept: say where it is without one.
         let query = ask.query.as_ref().map_or_else(String::new, |query| format!("&{query}"));
         if let Ok(value) = HeaderValue::try_from(format!("{}?format=raw{query}", ask.path)) {
@@ -181,7 +202,7 @@ async fn raw(services: &Services, ask: &Ask, target: &IpfsTarget, clock: &Clock)
 }
 
 /// The CID at the end of a path: of a directory the directory's own, not its index.html's.
-async fn block_at(services: &Services, ask: &Ask, target: &IpfsTarget, clock: &Clock) -> Result<(Cid, Vec<Cid>), Refusal> {
+async fn block_at(services: &Services, ask: &Ask, target: &Target, clock: &Clock) -> Result<(Cid, Vec<Cid>), Refusal> {
     let content = services.content.as_ref();
     let names = target.path.segments().join("/");
     let parse = |text: &str| SitePath::from_decoded(text).map_err(|error| ask.bad_path(error));
@@ -202,7 +223,7 @@ async fn block_at(services: &Services, ask: &Ask, target: &IpfsTarget, clock: &C
 }
 
 /// A redirect to `to` on this host, with the query kept.
-fn redirect(status: StatusCode, ask: &Ask, clock: &Clock, to: &str) -> Reply {
+fn redirect(status: StatusCode, ask: &Ask, target: &Target, clock: &Clock, to: &str) -> Reply {
     let location = ask.query.as_ref().map_or_else(|| to.to_owned(), |query| format!("{to}?{query}"));
     let mut reply = made_here(
         status,
@@ -213,7 +234,9 @@ fn redirect(status: StatusCode, ask: &Ask, clock: &Clock, to: &str) -> Reply {
     if let Ok(value) = HeaderValue::try_from(location) {
         reply.headers_mut().insert(header::LOCATION, value);
     }
-    reply.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static(CACHE_IMMUTABLE));
+    if let Some(rule) = target.cache_control(CACHE_IMMUTABLE) {
+        reply.headers_mut().insert(header::CACHE_CONTROL, rule);
+    }
     stamp(reply.headers_mut(), clock, clock.started.elapsed());
     reply
 }
@@ -221,7 +244,7 @@ fn redirect(status: StatusCode, ask: &Ask, clock: &Clock, to: &str) -> Reply {
 /// `X-Ipfs-Path` as asked and `X-Ipfs-Roots`, one CID for each step of the path.
 fn headers_of_path(ask: &Ask, roots: &[Cid]) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(24);
-    if let Ok(value) = HeaderValue::try_from(&ask.path) {
+    if let Ok(value) = HeaderValue::try_from(content_path_text(ask)) {
         headers.insert(X_IPFS_PATH, value);
     }
     let list: Vec<String> = roots.iter().map(Cid::to_string).collect();
