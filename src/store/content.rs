@@ -165,16 +165,26 @@ impl Contents {
         if !self.keep {
             return self.joined(&extent.content, extent.start + range.start..extent.start + range.end, trace).await;
         }
-        let unit = unit_of(range.start, UNIT_BYTES, extent.length);
-        if let Some(found) = self.bodies.get(&key(&extent.content, extent.start, &unit)) {
-            let body = found.slice((range.start - unit.start) as usize..(range.end - unit.start) as usize);
-            trace.body(Tier::Memory, body.len() as u64);
+        if let Some(body) = self.body_at_hand(extent, &range, trace) {
             return Ok(body);
         }
+        let unit = unit_of(range.start, UNIT_BYTES, extent.length);
         let small = unit_of(range.start, SMALL_UNIT_BYTES, extent.length);
         let wanted = if range.end <= small.end { small } else { unit };
         let body = self.joined(&extent.content, extent.start + wanted.start..extent.start + wanted.end, trace).await?;
         Ok(body.slice((range.start - wanted.start) as usize..(range.end - wanted.start) as usize))
+    }
+
+    /// `range` of `extent` if it lies within one unit that is in memory.
+    pub fn body_at_hand(&self, extent: &Extent, range: &Range<u64>, trace: &Trace) -> Option<Bytes> {
+        let unit = unit_of(range.start, UNIT_BYTES, extent.length);
+        if !self.keep || range.end > unit.end {
+            return None;
+        }
+        let found = self.bodies.get(&key(&extent.content, extent.start, &unit))?;
+        let body = found.slice((range.start - unit.start) as usize..(range.end - unit.start) as usize);
+        trace.body(Tier::Memory, body.len() as u64);
+        Some(body)
     }
 
     /// One fetch for all who ask for these bytes at the same time; kept if bodies are kept.

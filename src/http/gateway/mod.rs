@@ -249,6 +249,7 @@ fn headers_of_path(ask: &Ask, roots: &[Cid]) -> HeaderMap {
     }
     let list: Vec<String> = roots.iter().map(Cid::to_string).collect();
     headers.insert(X_IPFS_ROOTS, ascii(list.join(",")));
+    insert_cors(&mut headers);
     headers
 }
 
@@ -266,21 +267,29 @@ fn time_of(mtime: &Mtime) -> Option<SystemTime> {
 
 /// Content is for everybody to read: the CORS headers that the conformance suite wants, on every reply. Accept chooses
 /// the format and the form of errors, so caches on the way have to know.
+const CORS: [(HeaderName, &str); 5] = [
+    (header::VARY, "Accept"),
+    (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
+    (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, HEAD, OPTIONS"),
+    (header::ACCESS_CONTROL_ALLOW_HEADERS, "Content-Type, Range, User-Agent, X-Requested-With"),
+    (
+        header::ACCESS_CONTROL_EXPOSE_HEADERS,
+        "Content-Range, Content-Length, X-Ipfs-Path, X-Ipfs-Roots, X-Chunked-Output, X-Stream-Output, Cache-Status, Server-Timing",
+    ),
+];
+
+/// Puts them on a reply that does not have them yet; answers that are kept ready do.
 pub fn with_cors(mut reply: Reply) -> Reply {
-    const HEADERS: [(HeaderName, &str); 5] = [
-        (header::VARY, "Accept"),
-        (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
-        (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, HEAD, OPTIONS"),
-        (header::ACCESS_CONTROL_ALLOW_HEADERS, "Content-Type, Range, User-Agent, X-Requested-With"),
-        (
-            header::ACCESS_CONTROL_EXPOSE_HEADERS,
-            "Content-Range, Content-Length, X-Ipfs-Path, X-Ipfs-Roots, X-Chunked-Output, X-Stream-Output, Cache-Status, Server-Timing",
-        ),
-    ];
-    for (name, value) in HEADERS {
-        reply.headers_mut().insert(name, HeaderValue::from_static(value));
+    if !reply.headers().contains_key(header::ACCESS_CONTROL_ALLOW_ORIGIN) {
+        insert_cors(reply.headers_mut());
     }
     reply
+}
+
+fn insert_cors(headers: &mut HeaderMap) {
+    for (name, value) in CORS {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
 }
 
 #[cfg(test)]
