@@ -284,7 +284,7 @@ fn store_row(error: &StoreError) -> Row {
         StoreError::NotEnoughHosts { have, need, .. } => row(
             S::SERVICE_UNAVAILABLE,
             NoStore,
-            format!("{have} storage hosts can be written to, {need} are needed"),
+            format!("at most {have} storage hosts can be written to, {need} are needed"),
             "Try again when hosts have come back; `skygate hosts` shows which are missing and why.",
         )
         .retry(RETRY_NOT_ENOUGH_HOSTS_S),

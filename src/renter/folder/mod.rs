@@ -13,7 +13,8 @@
 //!
 //! **Rules**: only keys of the known grammar (`key.rs`). Only a folder with its marker is opened, and nothing is made in one without it but the
 //! marker itself. The folder is held open and locked: a mount or unmount over its path cannot make it write elsewhere; the next look at
-//! the marker notices it and opens anew. Below the free-space floor puts fail with [`FolderError::Full`]; reads and removals go on.
+//! the marker notices it and opens anew. Below the free-space floor puts fail with [`FolderError::Full`]; reads, removals, and, down
+//! to a part of the floor, records (removing a pin is writing one) go on.
 //! Opening happens at the first use, never at construction, so a hung disk holds up nobody's start.
 //!
 //! **Words**: *segment* = one file of the log. *entry* = one line of it. *compaction* = making files of a segment's live entries, then removing it.

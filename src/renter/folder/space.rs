@@ -12,6 +12,11 @@ pub const FLOOR_SHARE: u64 = 100;
 /// The floor is never above this: 1 GiB is room for the log, its compaction and the file system's own needs on any disk.
 pub const FLOOR_BYTES_MAX: u64 = 1 << 30;
 
+/// Records go on down to this part of the floor.
+const RECORDS_FLOOR_SHARE: u64 = 4;
+/// Their floor is never above this: what is left below it is for the log's compaction (two segments).
+const RECORDS_FLOOR_BYTES_MAX: u64 = 64 << 20;
+
 /// Used and free bytes of a folder host, kept up to date by its store; shared with whoever reports them.
 #[derive(Debug, Default)]
 pub struct Space {
@@ -39,6 +44,13 @@ impl Space {
     /// True if the folder had less free space than its floor when last looked at.
     pub fn below_floor(&self) -> bool {
         self.measured.load(Acquire) && self.free_bytes.load(Relaxed) < self.floor_bytes.load(Relaxed)
+    }
+
+    /// True if there was less than records may use up: a part of the floor is kept for them, so that a full host can
+    /// still be told what is removed.
+    pub(super) fn below_records_floor(&self) -> bool {
+        let floor = (self.floor_bytes.load(Relaxed) / RECORDS_FLOOR_SHARE).min(RECORDS_FLOOR_BYTES_MAX);
+        self.measured.load(Acquire) && self.free_bytes.load(Relaxed) < floor
     }
 
     /// Looks at the file system; answers the free bytes above the floor. `floor_bytes` is the option, if set.

@@ -71,6 +71,9 @@ pub(super) enum PutKind {
     Create,
 }
 
+/// Keys of what may be written below the floor, see [`Space::below_records_floor`].
+const RECORDS: &str = "records/";
+
 #[derive(Debug)]
 pub(super) enum Command {
     /// Store a small object in the log.
@@ -245,11 +248,14 @@ impl Writer {
 
     fn commit(&mut self, jobs: Vec<Job>) {
         let takes_space = jobs.iter().any(|job| !matches!(job.command, Command::Remove { .. }));
-        let room = if takes_space { self.room_for_puts() } else { Ok(()) };
+        let (room, records_room) = if takes_space { self.room_for_puts() } else { (Ok(()), Ok(())) };
         let mut batch = Batch::default();
         for Job { command, answer, room: queue_room } in jobs {
             let staged = match command {
-                Command::Put { key, data, kind } => room.clone().and_then(|()| self.stage_put(&mut batch, key, data, kind)),
+                Command::Put { key, data, kind } => {
+                    let room = if key.starts_with(RECORDS) { &records_room } else { &room };
+                    room.clone().and_then(|()| self.stage_put(&mut batch, key, data, kind))
+                }
                 Command::Remove { key } => self.stage_remove(&mut batch, key),
                 // Its bytes are on the disk already: what is left to do takes no space worth refusing.
                 Command::Publish { key, temp, len, kind } => self.stage_publish(&mut batch, key, &temp, len, kind),
@@ -268,8 +274,10 @@ impl Writer {
         }
     }
 
-    /// Refuses puts below the free-space floor, and waits for compaction if the log is too long.
-    fn room_for_puts(&mut self) -> Result<(), FolderError> {
+    /// Whether there is room for objects, and for records, which have a lower floor: to remove something is to write a
+    /// record that says so. Waits for compaction if the log is too long.
+    fn room_for_puts(&mut self) -> (Result<(), FolderError>, Result<(), FolderError>) {
+        let both = |error: FolderError| (Err(error.clone()), Err(error));
         while self.log_too_long() {
             if let Some(Compaction { stage: CompactionStage::Syncing(done), .. }) = &self.compaction {
                 let result = done.recv().unwrap_or_else(|_| Err(ErrorKind::Other.into()));
@@ -277,13 +285,16 @@ impl Writer {
                 continue;
             }
             if self.retry_at.is_some_and(|at| at > Instant::now()) {
-                return Err(FolderError::LogTooLong);
+                return both(FolderError::LogTooLong);
             }
             self.last_commit = None;
             self.compact(usize::MAX);
         }
-        let above_floor = self.space.measure(&*self.disk, self.floor_bytes).map_err(FolderError::io("measure free space"))?;
-        if above_floor == 0 { Err(FolderError::full(&self.space)) } else { Ok(()) }
+        if let Err(error) = self.space.measure(&*self.disk, self.floor_bytes) {
+            return both(FolderError::io("measure free space")(error));
+        }
+        let room = |below: bool| if below { Err(FolderError::full(&self.space)) } else { Ok(()) };
+        (room(self.space.below_floor()), room(self.space.below_records_floor()))
     }
 
     fn log_too_long(&self) -> bool {
