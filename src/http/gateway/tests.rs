@@ -226,7 +226,7 @@ async fn refusals() {
         (format!("/ipfs/{cbor}"), &[][..], 406, "0x71"),
         (format!("/ipfs/{root}/"), &["Service-Worker: script"][..], 400, "service worker"),
         (format!("/ipfs/{ABSENT}"), &["Cache-Control: only-if-cached"][..], 412, "not at hand"),
-        ("/ipns/example.com".to_owned(), &[][..], 501, "/ipns/"),
+        ("/ipns/example.com".to_owned(), &[][..], 500, "no record is known for example.com"),
         ("/no/such/page".to_owned(), &[][..], 404, "/ipfs/"),
     ] {
         let text = server.get(&target, headers).await;

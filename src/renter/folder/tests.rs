@@ -288,11 +288,17 @@ async fn below_the_floor_only_puts_are_refused() {
     marker::create(&store, PORTAL).await.unwrap();
     store.put(&record(1), "x".into()).await.unwrap();
     store.put(&sector(1), vec![0; 100_000].into()).await.unwrap();
-    machine.set_free_bytes(1 << 20);
-    for result in [store.put(&record(2), "x".into()).await, store.put(&sector(2), vec![0; 100_000].into()).await] {
+    let small_sector = sector(3);
+    machine.set_free_bytes((1 << 20) - 1);
+    // The floor is a MiB (`FLOOR_SHARE` of the simulated disk), and a quarter of it is kept for records.
+    for result in [store.put(&small_sector, "x".into()).await, store.put(&sector(2), vec![0; 100_000].into()).await] {
         assert!(matches!(cause(&result.unwrap_err()), FolderError::Full { floor_bytes: 1_048_576, .. }));
     }
-    assert!(store.space().free_bytes() == Some(1 << 20));
+    assert!(store.space().free_bytes() == Some((1 << 20) - 1) && store.space().below_floor());
+    store.put(&record(3), "removed".into()).await.unwrap();
+    store.delete(&record(3)).await.unwrap();
+    machine.set_free_bytes(1 << 17);
+    assert!(matches!(cause(&store.put(&record(2), "x".into()).await.unwrap_err()), FolderError::Full { .. }));
     assert_eq!(read(&store, &record(1)).await.unwrap(), "x");
     assert_eq!(read(&store, &sector(1)).await.unwrap().len(), 100_000);
     store.delete(&record(1)).await.unwrap();

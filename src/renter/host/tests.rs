@@ -274,7 +274,11 @@ async fn a_folder_says_what_is_wrong() {
     let space = Some(store.space());
     let host = Host::new(Arc::new(store), HostOptions { id, portal, url: "file:y".into(), space });
     host.check().await;
-    assert!(matches!(host.put(KEY, bytes(10), Deadline::Small).await, Err(HostError::Full)));
+    let sector = format!("sectors/00/{}", "00".repeat(32));
+    assert!(matches!(host.put(&sector, bytes(10), Deadline::Small).await, Err(HostError::Full)));
+    assert_eq!(host.state(), HostState::ReadOnly);
+    // A record is taken all the same, and the host stays what it is.
+    host.put(KEY, bytes(10), Deadline::Small).await.unwrap();
     assert_eq!(host.state(), HostState::ReadOnly);
     host.delete(KEY).await.unwrap();
 }
