@@ -16,3 +16,26 @@ pub(crate) fn shared_file(path: &str) -> Option<Vec<u8>> {
 pub(crate) fn shared_json(path: &str) -> Option<serde_json::Value> {
     shared_file(path).map(|bytes| serde_json::from_slice(&bytes).unwrap())
 }
+
+/// `good` with a handful of bytes flipped, cut, doubled or put in. The same seed gives the same bytes; tests print it.
+pub fn mutations(seed: u64, good: &[u8]) -> Vec<u8> {
+    use rand::{Rng, RngExt, SeedableRng};
+    let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
+    let mut bytes = good.to_vec();
+    for _ in 0..random.random_range(1..6) {
+        let at = random.random_range(0..=bytes.len());
+        match random.random_range(0..5) {
+            0 if at < bytes.len() => bytes[at] ^= 1 << random.random_range(0..8),
+            1 => bytes.truncate(at),
+            2 => bytes.insert(at, random.next_u32() as u8),
+            3 => {
+                let end = random.random_range(at..=bytes.len()).min(at + 64);
+                let part = bytes[at..end].to_vec();
+                bytes.splice(at..at, part);
+            }
+            _ if at < bytes.len() => bytes[at] = random.next_u32() as u8,
+            _ => {}
+        }
+    }
+    bytes
+}

@@ -12,6 +12,7 @@ pub mod build;
 pub mod car;
 pub mod dagpb;
 pub mod hamt;
+pub mod ipld;
 mod node;
 pub mod pack;
 mod proto;
