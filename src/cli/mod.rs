@@ -1,4 +1,4 @@
-//! The command line: one file per command. `serve` runs a node in this process; `add`, `get`, `pin` and `hosts` talk to
+//! The command line: one file per command. `serve` runs a node in this process; `add`, `import`, `get`, `pin` and `hosts` talk to
 //! a running one over the HTTP of its admin listener; `check` and `key` work on files.
 //!
 //! Hides: argument parsing, how the API key is found, frames of the add stream (`docs/formats.md` 9) on the client's
@@ -16,6 +16,7 @@ mod frames;
 mod get;
 mod get_tree;
 mod hosts;
+mod import;
 mod key;
 mod output;
 mod pin;
@@ -84,6 +85,8 @@ enum Command {
     Serve(serve::ServeArgs),
     /// Store a file or a folder
     Add(add::AddArgs),
+    /// Store the blocks of CAR files
+    Import(import::ImportArgs),
     /// Read a file or a folder back
     Get(get::GetArgs),
     /// What is stored; stop keeping it
@@ -170,6 +173,7 @@ fn run(global: &Global, command: Command) -> Result<(), CliError> {
     match command {
         Command::Serve(args) => serve::run(global, args),
         Command::Add(args) => client(add::run(global, args)),
+        Command::Import(args) => client(import::run(global, args)),
         Command::Get(args) => client(get::run(global, args)),
         Command::Pin(command) => client(pin::run(global, command)),
         Command::Hosts => client(hosts::run(global)),

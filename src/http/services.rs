@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use crate::access::Access;
 use crate::address::{Address, Cid, Skylink};
-use crate::ingest::{AddReport, IngestError};
+use crate::ingest::{AddReport, ImportReport, IngestError};
 use crate::measure::{Measures, Trace};
 use crate::names::{NameError, Names, Resolved};
 use crate::store::{BodyStream, FileSource, OpenSkyfile, Store, StoreError};
@@ -217,4 +217,7 @@ pub trait Operations: Send + Sync + 'static {
 
     /// Reads an add stream (`docs/formats.md` 9) and stores what it holds.
     async fn add(&self, body: UploadStream, idempotency_key: Option<String>) -> Result<AddReport, IngestError>;
+
+    /// Reads a CAR and pins its roots, under this name or their own.
+    async fn import(&self, body: UploadStream, name: Option<String>) -> Result<ImportReport, IngestError>;
 }

@@ -214,8 +214,8 @@ fn take_entry(
 }
 
 /// A skyfile that is on the hosts.
-struct StoredSkyfile {
-    skyfile: SkyfileRef,
+pub struct StoredSkyfile {
+    pub skyfile: SkyfileRef,
     link: Skylink,
 }
 
@@ -270,7 +270,7 @@ fn fits_pin(skyfiles: &[SkyfileRef]) -> bool {
     skyfiles.iter().map(|skyfile| skyfile.roots.len()).sum::<usize>() <= PIN_ROOTS_BYTES_MAX
 }
 
-async fn all_complete(written: Vec<Written>) -> bool {
+pub async fn all_complete(written: Vec<Written>) -> bool {
     let mut complete = true;
     for one in written {
         complete &= matches!(one.complete().await, Completion::Complete);
@@ -279,7 +279,7 @@ async fn all_complete(written: Vec<Written>) -> bool {
 }
 
 /// Stores base sector (and what a recursive one points to) of a content whose slabs are acknowledged.
-async fn store_skyfile(
+pub async fn store_skyfile(
     store: &Store,
     metadata: &Metadata,
     content: Taken,
@@ -344,7 +344,7 @@ async fn encode(store: &Store, content: Bytes, compute: Arc<Semaphore>) -> Resul
 }
 
 /// Stores a pack as a skyfile of its own.
-async fn store_pack(
+pub async fn store_pack(
     store: &Store,
     pack: Bytes,
     compute: Arc<Semaphore>,
@@ -367,6 +367,6 @@ fn bad_skyfile(error: SkyfileError) -> IngestError {
     IngestError::bad(error.to_string())
 }
 
-fn unix_ms() -> u64 {
+pub fn unix_ms() -> u64 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }

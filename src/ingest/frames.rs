@@ -122,7 +122,8 @@ impl FrameReader {
         Err(IngestError::bad("there are bytes after the last frame"))
     }
 
-    fn part(&mut self) -> Result<Option<Bytes>, IngestError> {
+    /// The next part as it came; `None` at the end of the body.
+    pub fn part(&mut self) -> Result<Option<Bytes>, IngestError> {
         self.parts.blocking_recv().transpose().map_err(IngestError::Body)
     }
 }

@@ -7,10 +7,11 @@
 //! What it hides: that a folder becomes one skyfile, one DAG over the same bytes, and one pack that maps the one on
 //! the other. What it must never know: HTTP, hosts, where a client's files lie.
 //!
-//! Limits: [`UPLOADS_AT_ONCE_MAX`], [`ENTRIES_MAX`], [`UPLOAD_STALL`], the slab memory of the process (`renter`).
+//! Limits: [`UPLOADS_AT_ONCE_MAX`], [`ENTRIES_MAX`], [`IMPORT_BLOCKS_MAX`], [`IMPORT_ROOTS_MAX`], [`UPLOAD_STALL`], the slab memory of the process (`renter`).
 
 mod assemble;
 mod frames;
+mod import;
 mod writer;
 
 use std::collections::HashSet;
@@ -27,6 +28,7 @@ use crate::tree::TreeError;
 use crate::tree::build::BuildError;
 
 pub use frames::UPLOAD_STALL;
+pub use import::{IMPORT_BLOCKS_MAX, IMPORT_ROOTS_MAX, ImportReport};
 
 /// Uploads at once. Each has a thread, at most 4 MiB waiting for their slab, and a step buffer.
 pub const UPLOADS_AT_ONCE_MAX: usize = 32;
@@ -137,6 +139,21 @@ impl Ingest {
         Ok(stored)
     }
 
+    /// Takes in a CAR. Dropping the future before the first pin stops it, and nothing of it is visible.
+    pub async fn import<B, E>(&self, mut body: B, owner: String, name: Option<String>) -> Result<ImportReport, IngestError>
+    where
+        B: Stream<Item = Result<Bytes, E>> + Send + Unpin,
+        E: std::fmt::Display,
+    {
+        let _permit = self.uploads.clone().try_acquire_owned().map_err(|_| IngestError::Busy)?;
+        let (parts, received) = mpsc::channel(frames::PARTS_WAITING_MAX);
+        let import = import::Import::new(self.store.clone(), self.compute.clone(), owner, name);
+        let work = tokio::task::spawn_blocking(move || import.run(frames::FrameReader::new(received)));
+        feed(&mut body, parts).await?;
+        let imported = work.await.expect("an import's thread does not panic")?;
+        imported.store(&self.store, COMPLETE_WAIT).await
+    }
+
     fn hold_key(&self, idem: [u8; 32]) -> Result<HeldKey, IngestError> {
         let mut keys = self.keys_under_way.lock().expect("no panic under this lock");
         if !keys.insert(idem) {
@@ -186,6 +203,11 @@ where
             None => return Ok(()),
         }
     }
+}
+
+/// Work that takes long, on a thread for it.
+async fn hold_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(work).await.expect("the work does not panic")
 }
 
 /// Two owners' equal keys are two keys.

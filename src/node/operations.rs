@@ -6,7 +6,7 @@ use async_trait::async_trait;
 
 use crate::address::{Address, SkylinkKind};
 use crate::http::{HostView, Operations, PinPage, PinView, Readiness, UploadStream};
-use crate::ingest::{AddOptions, AddReport, Ingest, IngestError};
+use crate::ingest::{AddOptions, AddReport, ImportReport, Ingest, IngestError};
 use crate::records::Records;
 use crate::renter::Renter;
 use crate::store::{Store, StoreError, UnpinRoot};
@@ -119,5 +119,9 @@ impl Operations for NodeOperations {
 
     async fn add(&self, body: UploadStream, idempotency_key: Option<String>) -> Result<AddReport, IngestError> {
         self.ingest.add(body, AddOptions { owner: ADMIN.to_owned(), idempotency_key }).await
+    }
+
+    async fn import(&self, body: UploadStream, name: Option<String>) -> Result<ImportReport, IngestError> {
+        self.ingest.import(body, ADMIN.to_owned(), name).await
     }
 }

@@ -176,22 +176,26 @@ impl Inner {
     async fn locate_in_catalog(&self, multihash: &Multihash, trace: &Arc<Trace>) -> Result<Option<Located>, StoreError> {
         let bytes = multihash.to_bytes();
         let mut failure = None;
-        let mut candidates = self.catalog.by_root(&bytes)?;
-        if candidates.is_empty() {
-            if let Some(key) = crate::tree::pack::block_key(multihash) {
-                candidates = self.catalog.by_block(&key)?;
-            }
-            candidates.extend(self.unindexed.lock().expect("no panic under this lock").values().cloned());
-        }
-        for row in candidates {
-            match self.open_pin(&row.key, &row.body, trace).await {
-                Ok(open) => {
-                    if let Some(located) = self.find_row(&open, &bytes, multihash)? {
-                        return Ok(Some(located));
-                    }
+        for source in [Source::Roots, Source::Blocks] {
+            let candidates = match source {
+                Source::Roots => self.catalog.by_root(&bytes)?,
+                Source::Blocks => {
+                    let key = crate::tree::pack::block_key(multihash);
+                    let mut found = key.map_or(Ok(Vec::new()), |key| self.catalog.by_block(&key))?;
+                    found.extend(self.unindexed.lock().expect("no panic under this lock").values().cloned());
+                    found
                 }
-                // Another pin may hold the block, too; the failure is told only if none does.
-                Err(error) => failure = Some(error),
+            };
+            for row in candidates {
+                match self.open_pin(&row.key, &row.body, trace).await {
+                    Ok(open) => {
+                        if let Some(located) = self.find_row(&open, &bytes, multihash)? {
+                            return Ok(Some(located));
+                        }
+                    }
+                    // Another pin may hold the block, too; the failure is told only if none does.
+                    Err(error) => failure = Some(error),
+                }
             }
         }
         failure.map_or(Ok(None), Err)
@@ -288,6 +292,13 @@ impl Inner {
         };
         Ok(Some(located))
     }
+}
+
+/// Where pins that may hold a block are found: first those of which it is the root, which may be partial and lack it.
+#[derive(Clone, Copy)]
+enum Source {
+    Roots,
+    Blocks,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

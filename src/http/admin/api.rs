@@ -27,6 +27,9 @@ const IDEMPOTENCY_KEY_MAX: usize = 128;
 /// Content type of an add stream.
 const ADD_TYPE: &str = "application/vnd.skygate.add";
 
+/// Content type of a CAR.
+const CAR_TYPE: &str = "application/vnd.ipld.car";
+
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 type Shared = State<Arc<Services>>;
@@ -109,6 +112,29 @@ pub async fn add(State(services): Shared, headers: HeaderMap, body: Body) -> Res
         "skylink": report.skylink.as_ref().map(ToString::to_string),
         "size_bytes": report.size_bytes,
         "files": report.files,
+        "durability": report.durability.as_str(),
+    })))
+}
+
+/// Takes a CAR in. `?name=` names its pins.
+pub async fn import(
+    State(services): Shared,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<Value>, Denied> {
+    let kind = text(&headers, header::CONTENT_TYPE).and_then(|kind| kind.split(';').next()).map(str::trim);
+    if !kind.is_some_and(|kind| kind.eq_ignore_ascii_case(CAR_TYPE)) {
+        return Err(Refusal::BadHeader("Content-Type").into());
+    }
+    let name = query.as_deref().and_then(|query| parameter(query, "name"));
+    let stream = body.into_data_stream().map(|chunk| chunk.map_err(std::io::Error::other)).boxed();
+    let report = services.operations.import(stream, name).await.map_err(Refusal::from)?;
+    Ok(Json(json!({
+        "roots": report.roots.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "blocks": report.blocks,
+        "missing": report.missing,
+        "size_bytes": report.size_bytes,
         "durability": report.durability.as_str(),
     })))
 }

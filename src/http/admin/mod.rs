@@ -45,6 +45,7 @@ pub fn router(services: Arc<Services>) -> Router {
         .route("/api/v1/pins", get(api::pins))
         .route("/api/v1/pins/{address}", delete(api::unpin))
         .route("/api/v1/add", post(api::add))
+        .route("/api/v1/import", post(api::import))
         .route("/api/v1/tree", get(tree::tree))
         .route("/api/v1/login-link", post(api::login_link))
         .fallback(async || Denied(Refusal::NoRoute, Reader::Json))
