@@ -219,6 +219,11 @@ impl Ask {
             && self.method != Method::OPTIONS
     }
 
+    /// `download=true`: the browser shall keep it, not show it.
+    pub fn wants_download(&self) -> bool {
+        self.parameter("download").is_some_and(|word| word == "true" || word == "1")
+    }
+
     /// First value of a query parameter, decoded.
     pub fn parameter(&self, name: &str) -> Option<String> {
         self.query.as_deref().and_then(|query| parameter(query, name))
@@ -272,10 +277,14 @@ fn format(query: Option<&str>, headers: &HeaderMap) -> Result<(Format, FormatBy)
     Ok(text(headers, header::ACCEPT).map_or((Format::Deserialized, FormatBy::Nothing), format_of_accept))
 }
 
-/// The format of the weightiest type that is known; of equal ones the first.
+/// The format of the weightiest type that is known; of equal ones the first. Pages are a type like the others.
 fn format_of_accept(accept: &str) -> (Format, FormatBy) {
     let mut best: (u16, Format, FormatBy) = (0, Format::Deserialized, FormatBy::Nothing);
     for (kind, weight, parameters) in accept_types(accept) {
+        if kind.eq_ignore_ascii_case("text/html") && weight > best.0 {
+            best = (weight, Format::Deserialized, FormatBy::Nothing);
+            continue;
+        }
         let known = Format::TYPES.iter().find(|(name, _)| kind.eq_ignore_ascii_case(name));
         if let Some((_, format)) = known
             && weight > best.0
@@ -385,7 +394,8 @@ mod tests {
             ("/?format=raw", "application/vnd.ipld.car", Raw, FormatBy::Query),
             ("/?format=car", "application/vnd.ipld.raw", Car, FormatBy::Query),
             ("/", "application/vnd.ipld.car;q=0.5, application/vnd.ipld.raw", Raw, by("")),
-            ("/", "text/html, application/vnd.ipld.car; version=1;q=0.9; order=dfs", Car, by("version=1; order=dfs")),
+            ("/", "text/html;q=0.8, application/vnd.ipld.car; version=1;q=0.9; order=dfs", Car, by("version=1; order=dfs")),
+            ("/", "text/html, application/vnd.ipld.car;q=0.9", Deserialized, FormatBy::Nothing),
             ("/", "text/html,application/xhtml+xml,*/*;q=0.8", Deserialized, FormatBy::Nothing),
             ("/", "application/json", Json, by("")),
             ("/", "application/vnd.ipld.raw;q=0", Deserialized, FormatBy::Nothing),

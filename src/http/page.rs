@@ -36,6 +36,22 @@ td:last-child,th:last-child{text-align:right;white-space:nowrap}.ipfs-hash{color
 code,pre{background:#f3f3f3;border-radius:4px;padding:.1rem .3rem}pre{overflow-x:auto;padding:.6rem}.dim{color:#777}\
 @media(prefers-color-scheme:dark){body{color:#ddd;background:#181818}a{color:#6af}td{border-color:#333}code,pre{background:#2a2a2a}}";
 
+/// As [`LISTING_VERSION`], of pages that show a block of data.
+pub const DAG_VERSION: &str = "1";
+
+/// A block of DAG-JSON or DAG-CBOR for people.
+pub struct DagPage {
+    pub cid_text: String,
+    pub codec: &'static str,
+    pub size_bytes: u64,
+    /// CIDs, in the order of the block.
+    pub links: Vec<String>,
+    /// Links that are not shown.
+    pub links_left_out: usize,
+    /// May be the beginning only.
+    pub text: String,
+}
+
 /// What a listing says about itself, for the path style of addresses.
 pub struct ListingPage {
     /// Text of the root as it stands in the request path.
@@ -112,6 +128,24 @@ fn short_cid(cid: &str) -> String {
         (Some(first), Some(last)) if cid.len() > 16 => format!("{first}…{last}"),
         _ => cid.to_owned(),
     }
+}
+
+/// The page of a block of data.
+pub fn dag(block: &DagPage) -> String {
+    page(
+        &block.cid_text,
+        &html! {
+            h1 { (block.cid_text) }
+            p { (block.codec) ", " (human_size(block.size_bytes)) ". " a href="?format=raw" { "The block as it is" } }
+            @if !block.links.is_empty() {
+                h2 { "Links" }
+                ul { @for cid in &block.links { li { a href={ "/ipfs/" (cid) "/" } { (cid) } } } }
+            }
+            @if block.links_left_out > 0 { p class="dim" { "and " (block.links_left_out) " more" } }
+            h2 { "Data" }
+            pre { (block.text) }
+        },
+    )
 }
 
 /// Bytes in the units that people read.

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use ::http::StatusCode;
 
 use crate::access::AdminRefused;
-use crate::address::AddressError;
+use crate::address::{AddressError, Cid};
 use crate::ingest::IngestError;
 use crate::names::NameError;
 use crate::site::SiteError;
@@ -69,6 +69,12 @@ pub enum Refusal {
     /// A known format that this gateway does not make of this content.
     #[error("format {0} is not available here")]
     FormatUnavailable(&'static str),
+    /// The path ends inside a block of data.
+    #[error("the path ends inside the block {0}")]
+    InsideBlock(Box<Cid>),
+    /// A format that the block at the end of the path is not of (IPIP-0524: blocks are not converted).
+    #[error("codec 0x{codec:x} is not {format}")]
+    CodecMismatch { codec: u64, format: &'static str },
     /// The path ends in something that is no file or directory.
     #[error("codec 0x{codec:x} is no UnixFS")]
     NotUnixfs { codec: u64 },
@@ -204,6 +210,18 @@ impl Refusal {
                 NoStore,
                 format!("this gateway does not answer in the format {name} here"),
                 "Leave format= out to get the file, or use format=raw for the block.",
+            ),
+            Refusal::InsideBlock(cid) => row(
+                S::NOT_IMPLEMENTED,
+                NoStore,
+                format!("the path ends at a value inside the block {cid}; only links lead on"),
+                "Ask for the block itself, and read the value there.",
+            ),
+            Refusal::CodecMismatch { codec, format } => row(
+                S::NOT_ACCEPTABLE,
+                NoStore,
+                format!("the content has the codec 0x{codec:x}, and is not converted to {format}"),
+                "Ask without a format, or for format=raw, and convert the block yourself.",
             ),
             Refusal::NotUnixfs { codec } => row(
                 S::NOT_ACCEPTABLE,

@@ -14,7 +14,7 @@ use bytes::Bytes;
 
 use super::SiteError;
 use crate::address::{Cid, SitePath, TrailingSlash, codec};
-use crate::tree::{DirNode, FileNode, Shard, ShardItem, ShardNode, TreeError, TreeNode, parse_node};
+use crate::tree::{DirNode, FileNode, Shard, ShardItem, ShardNode, TreeError, TreeNode, ipld, parse_node};
 
 /// Most blocks of one walk. A path of 256 names through sharded directories of three levels takes 1,024; real ones under 20.
 pub const WALK_BLOCKS_MAX: usize = 1_024;
@@ -82,9 +82,17 @@ pub enum Answer {
         /// See above.
         roots: Vec<Cid>,
     },
-    /// The way leads to a block of another kind (dag-cbor, dag-json, dag-pb without UnixFS, …): its own rules go on from there.
+    /// The path ends inside a block, at a value that is no link: such values have no address of their own.
+    InsideBlock {
+        /// The block.
+        cid: Cid,
+        /// See above.
+        roots: Vec<Cid>,
+    },
+    /// The way leads to a block of another kind (dag-cbor, dag-json, dag-pb without UnixFS, …). Names are followed through
+    /// links of dag-cbor and dag-json; below other codecs nothing can be found.
     NotUnixfs {
-        /// The block. It was fetched only if its codec is dag-pb.
+        /// The block. It was fetched only if its codec is dag-pb, or if names led through it.
         cid: Cid,
         /// Multicodec number of its contents.
         codec: u64,
@@ -120,6 +128,8 @@ pub struct Walk {
 enum State {
     /// At a step of the path, whose block is needed.
     Node(Cid),
+    /// At a block of dag-cbor or dag-json, with names left to go through it.
+    Data(Cid),
     /// Inside a sharded directory.
     Shard(ShardSearch),
     /// At a directory's index.html, whose block is needed to know that it is a file.
@@ -175,7 +185,7 @@ impl Walk {
     /// What is needed, or the answer. Asking again without giving says the same again.
     pub fn step(&mut self) -> Step {
         match &self.state {
-            State::Node(cid) | State::Index { cid, .. } => Step::Need(*cid),
+            State::Node(cid) | State::Data(cid) | State::Index { cid, .. } => Step::Need(*cid),
             State::Shard(search) => Step::Need(search.cid),
             State::Done(answer) => Step::Done(answer.clone()),
         }
@@ -183,6 +193,9 @@ impl Walk {
 
     /// Takes the block that was needed. After an error the walk stays where it was.
     pub fn give(&mut self, block: Bytes) -> Result<(), SiteError> {
+        if let State::Data(cid) = self.state {
+            return self.at_data(cid, &block);
+        }
         match self.step() {
             Step::Need(cid) => self.give_node(parse_node(&cid, &block)?),
             Step::Done(_) => Ok(()),
@@ -191,16 +204,44 @@ impl Walk {
 
     /// As [`Walk::give`], with the node that a cache has of that block.
     pub fn give_node(&mut self, node: TreeNode) -> Result<(), SiteError> {
-        if self.blocks == WALK_BLOCKS_MAX {
-            return Err(SiteError::TooManyBlocks { max: WALK_BLOCKS_MAX });
-        }
+        self.check_blocks()?;
         match self.state.clone() {
             State::Node(cid) => self.at_node(cid, node)?,
             State::Shard(search) => self.at_shard(search, node)?,
             State::Index { dir, cid } => self.at_index(dir, cid, node),
-            State::Done(_) => return Ok(()),
+            State::Data(_) | State::Done(_) => return Ok(()),
         }
         self.blocks += 1;
+        Ok(())
+    }
+
+    fn check_blocks(&self) -> Result<(), SiteError> {
+        match self.blocks {
+            WALK_BLOCKS_MAX => Err(SiteError::TooManyBlocks { max: WALK_BLOCKS_MAX }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Goes through a block as far as the next link. Names that stay inside the block belong to it.
+    fn at_data(&mut self, cid: Cid, block: &Bytes) -> Result<(), SiteError> {
+        self.check_blocks()?;
+        let found = ipld::lookup(&cid, block, &self.path.segments()[self.passed..])?;
+        self.blocks += 1;
+        match found {
+            ipld::Step::Link { cid: link, passed } => {
+                self.roots.extend(std::iter::repeat_n(cid, passed.saturating_sub(1)));
+                self.passed += passed;
+                self.arrive(link);
+            }
+            ipld::Step::Value => {
+                let roots = self.take_roots();
+                self.state = State::Done(Answer::InsideBlock { cid, roots });
+            }
+            ipld::Step::Missing { passed } => {
+                self.passed += passed;
+                self.end_not_found();
+            }
+        }
         Ok(())
     }
 
@@ -210,6 +251,7 @@ impl Walk {
         match cid.codec() {
             codec::DAG_PB => self.state = State::Node(cid),
             codec::RAW => self.end_at_file(|name, roots| Answer::RawBlock { cid, name, dir: None, roots }),
+            codec::DAG_CBOR | codec::DAG_JSON if self.passed < self.path.segments().len() => self.state = State::Data(cid),
             _ => self.end_outside_unixfs(cid),
         }
     }

@@ -116,6 +116,7 @@ async fn find_in_dag(
             // A folder without a slash: its own CID stands in the folder it is in.
             Answer::AddSlash => child_of(content, cid, segment, trace).await?,
             Answer::NotFound { missing, .. } => return Err(Refusal::NoSuchPath { missing }),
+            Answer::InsideBlock { cid, .. } => return Err(Refusal::InsideBlock(Box::new(cid))),
             Answer::NotUnixfs { codec, .. } => return Err(Refusal::NotUnixfs { codec }),
             Answer::Listing { cid, .. } => cid,
         };

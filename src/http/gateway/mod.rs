@@ -1,5 +1,7 @@
 //! The path gateway: `GET` and `HEAD` of `/ipfs/{cid}[/path]` (`ipfs-gateway.md` 2.1).
 
+mod data;
+mod headers;
 mod listing;
 mod target;
 
@@ -12,17 +14,18 @@ use ::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use ::http::{Method, Response, StatusCode};
 use bytes::Bytes;
 
-use crate::address::{Cid, SitePath};
+use crate::address::{Cid, SitePath, codec};
 use crate::site::unixfs::Answer;
 use crate::store::{FileSource, StoreError};
 use crate::tree::{FileNode, Mtime};
 
-use super::ask::{Ask, Format, FormatBy, Place};
-use super::plan::{self, CACHE_IMMUTABLE, Disposition, Representation, X_IPFS_PATH, X_IPFS_ROOTS, ascii};
+use super::ask::{Ask, Format, Place};
+use super::plan::{self, CACHE_IMMUTABLE, Disposition, Representation, ascii};
 use super::refusal::Refusal;
 use super::reply::{BodySource, Clock, Delivery, FilePlan, Reply, ReplyBody, made_here, stamp};
 use super::services::Services;
 use super::walk::walk;
+use headers::Kind;
 
 /// Answers a content path.
 pub async fn answer(services: &Services, ask: &Ask, clock: &Clock) -> Result<Reply, Refusal> {
@@ -38,18 +41,31 @@ pub async fn answer(services: &Services, ask: &Ask, clock: &Clock) -> Result<Rep
         return Err(Refusal::ServiceWorker);
     }
     let target = Target::of(services, ask, content_path).await?;
-    match ask.format {
-        Format::Deserialized => {}
-        Format::Raw => return raw(services, ask, &target, clock).await,
-        Format::Car | Format::Tar | Format::DagJson | Format::DagCbor | Format::Json | Format::Cbor | Format::IpnsRecord => {
-            return Err(Refusal::FormatUnavailable(ask.format.name()));
-        }
-    }
-    let answer = match walk(services.content.as_ref(), target.root, target.path.clone(), &clock.trace).await {
-        Err(Refusal::Store(error)) if ask.only_if_cached && is_absent(&error) => return Err(Refusal::NotAtHand),
-        answer => answer?,
+    let reply = match ask.format {
+        Format::Deserialized | Format::Json | Format::Cbor => deserialized(services, ask, &target, clock).await,
+        Format::DagJson | Format::DagCbor => data_format(services, ask, &target, clock).await,
+        Format::Raw => raw(services, ask, &target, clock).await,
+        Format::Car | Format::Tar | Format::IpnsRecord => Err(Refusal::FormatUnavailable(ask.format.name())),
     };
-    reply_to(services, ask, &target, clock, answer).await
+    match reply {
+        Err(Refusal::Store(error)) if ask.only_if_cached && is_absent(&error) => Err(Refusal::NotAtHand),
+        reply => reply,
+    }
+}
+
+/// Files and directories; blocks of data as they are.
+async fn deserialized(services: &Services, ask: &Ask, target: &Target, clock: &Clock) -> Result<Reply, Refusal> {
+    let answer = walk(services.content.as_ref(), target.root, target.path.clone(), &clock.trace).await?;
+    reply_to(services, ask, target, clock, answer).await
+}
+
+/// A format of data: of the block that the path leads to.
+async fn data_format(services: &Services, ask: &Ask, target: &Target, clock: &Clock) -> Result<Reply, Refusal> {
+    let (cid, roots) = block_at(services, ask, target, clock).await?;
+    match cid.codec() {
+        codec::DAG_PB | codec::RAW => Err(Refusal::CodecMismatch { codec: cid.codec(), format: ask.format.name() }),
+        _ => data::reply(services, ask, target, clock, data::Found { cid, roots }).await,
+    }
 }
 
 fn is_absent(error: &StoreError) -> bool {
@@ -63,15 +79,12 @@ async fn reply_to(services: &Services, ask: &Ask, target: &Target, clock: &Clock
             send_file(services, ask, target, clock, FileFound { cid, node, name, dir, roots }).await
         }
         Answer::RawBlock { cid, name, dir, roots } => {
-            let size = match services.content.block_length(&cid, &clock.trace).await {
-                Err(error) if ask.only_if_cached && is_absent(&error) => return Err(Refusal::NotAtHand),
-                size => size?,
-            };
+            let size = services.content.block_length(&cid, &clock.trace).await?;
             let node = FileNode { inline: Bytes::new(), size, children: Vec::new(), mode: None, mtime: None };
             send_file(services, ask, target, clock, FileFound { cid, node: Arc::new(node), name, dir, roots }).await
         }
         Answer::Listing { dir, cid, roots } => {
-            let headers = headers_of_path(ask, &roots);
+            let headers = headers::of_path(ask, &roots);
             listing::reply(services, ask, clock, listing::Listed { target, dir, cid, headers }).await
         }
         Answer::AddSlash => Ok(redirect(StatusCode::MOVED_PERMANENTLY, ask, target, clock, &format!("{}/", ask.path))),
@@ -79,6 +92,11 @@ async fn reply_to(services: &Services, ask: &Ask, target: &Target, clock: &Clock
         Answer::Symlink { target: points_to, cid, roots } => {
             send_symlink(services, ask, target, clock, SymlinkFound { points_to, cid, roots }).await
         }
+        Answer::InsideBlock { cid, .. } => Err(Refusal::InsideBlock(Box::new(cid))),
+        Answer::NotUnixfs { cid, rest, roots, .. } if rest.segments().is_empty() => {
+            data::reply(services, ask, target, clock, data::Found { cid, roots }).await
+        }
+        Answer::NotUnixfs { cid, codec: codec::JSON | codec::CBOR, .. } => Err(Refusal::InsideBlock(Box::new(cid))),
         Answer::NotUnixfs { codec, .. } => Err(Refusal::NotUnixfs { codec }),
     }
 }
@@ -95,7 +113,7 @@ struct FileFound {
 
 async fn send_file(services: &Services, ask: &Ask, target: &Target, clock: &Clock, found: FileFound) -> Result<Reply, Refusal> {
     let filename = ask.parameter("filename").filter(|name| !name.is_empty());
-    let mut headers = headers_of_path(ask, &found.roots);
+    let mut headers = headers::of_path(ask, &found.roots);
     if let Some(rule) = target.cache_control(CACHE_IMMUTABLE) {
         headers.insert(header::CACHE_CONTROL, rule);
     }
@@ -130,8 +148,7 @@ async fn deliver(services: &Services, ask: &Ask, clock: &Clock, plan: &FilePlan)
 
 /// `filename=` names the file, `download=true` makes it an attachment, under its own name if no other is given.
 fn disposition(ask: &Ask, filename: Option<&str>, found: &FileFound) -> Option<HeaderValue> {
-    let download = ask.parameter("download").is_some_and(|word| word == "true" || word == "1");
-    match (filename, download) {
+    match (filename, ask.wants_download()) {
         (None, false) => None,
         (Some(name), false) => Some(plan::content_disposition(Disposition::Inline, name)),
         (Some(name), true) => Some(plan::content_disposition(Disposition::Attachment, name)),
@@ -158,7 +175,7 @@ async fn send_symlink(
     found: SymlinkFound,
 ) -> Result<Reply, Refusal> {
     let SymlinkFound { points_to, cid, roots } = found;
-    let mut headers = headers_of_path(ask, &roots);
+    let mut headers = headers::of_path(ask, &roots);
     if let Some(rule) = target.cache_control(CACHE_IMMUTABLE) {
         headers.insert(header::CACHE_CONTROL, rule);
     }
@@ -176,26 +193,10 @@ async fn raw(services: &Services, ask: &Ask, target: &Target, clock: &Clock) -> 
         [] => (target.root, vec![target.root]),
         _ => block_at(services, ask, target, clock).await?,
     };
-    let block = match content.block(&cid, &clock.trace).await {
-        Err(error) if ask.only_if_cached && is_absent(&error) => return Err(Refusal::NotAtHand),
-        block => block?,
-    };
-    let filename = ask.parameter("filename").filter(|name| !name.is_empty()).unwrap_or_else(|| format!("{cid}.bin"));
-    let mut headers = headers_of_path(ask, &roots);
-    if let Some(rule) = target.cache_control(CACHE_IMMUTABLE) {
-        headers.insert(header::CACHE_CONTROL, rule);
-    }
+    let block = content.block(&cid, &clock.trace).await?;
+    let kind = Kind { media_type: "application/vnd.ipld.raw", disposition: Disposition::Attachment, extension: "bin" };
+    let mut headers = headers::of_format(ask, target, (&cid, &roots), &kind, &[]);
     headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/vnd.ipld.raw"));
-    headers.insert(header::CONTENT_DISPOSITION, plan::content_disposition(Disposition::Attachment, &filename));
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    if matches!(ask.format_by, FormatBy::Accept(_)) {
-        // The format came by Accept: say where it is without one.
-        let query = ask.query.as_ref().map_or_else(String::new, |query| format!("&{query}"));
-        if let Ok(value) = HeaderValue::try_from(format!("{}?format=raw{query}", ask.path)) {
-            headers.insert(header::CONTENT_LOCATION, value);
-        }
-    }
     let representation =
         Representation { size_bytes: block.len() as u64, etag: ascii(format!("\"{cid}.raw\"")), last_modified: None, headers };
     deliver(services, ask, clock, &FilePlan::new(representation, BodySource::Block(block))).await
@@ -216,6 +217,9 @@ async fn block_at(services: &Services, ask: &Ask, target: &Target, clock: &Clock
         Answer::File { cid, dir, roots, .. } | Answer::RawBlock { cid, dir, roots, .. } => Ok((dir.unwrap_or(cid), roots)),
         Answer::Listing { cid, roots, .. } | Answer::Symlink { cid, roots, .. } => Ok((cid, roots)),
         Answer::NotUnixfs { cid, rest, roots, .. } if rest.segments().is_empty() => Ok((cid, roots)),
+        Answer::InsideBlock { cid, .. } | Answer::NotUnixfs { cid, codec: codec::JSON | codec::CBOR, .. } => {
+            Err(Refusal::InsideBlock(Box::new(cid)))
+        }
         Answer::NotUnixfs { codec, .. } => Err(Refusal::NotUnixfs { codec }),
         Answer::NotFound { missing, .. } => Err(Refusal::NoSuchPath { missing }),
         Answer::AddSlash => Err(Refusal::NoRoute),
@@ -239,18 +243,6 @@ fn redirect(status: StatusCode, ask: &Ask, target: &Target, clock: &Clock, to: &
     }
     stamp(reply.headers_mut(), clock, clock.started.elapsed());
     reply
-}
-
-/// `X-Ipfs-Path` as asked and `X-Ipfs-Roots`, one CID for each step of the path.
-fn headers_of_path(ask: &Ask, roots: &[Cid]) -> HeaderMap {
-    let mut headers = HeaderMap::with_capacity(24);
-    if let Ok(value) = HeaderValue::try_from(content_path_text(ask)) {
-        headers.insert(X_IPFS_PATH, value);
-    }
-    let list: Vec<String> = roots.iter().map(Cid::to_string).collect();
-    headers.insert(X_IPFS_ROOTS, ascii(list.join(",")));
-    insert_cors(&mut headers);
-    headers
 }
 
 /// The content type that a name tells.

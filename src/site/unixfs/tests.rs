@@ -59,6 +59,7 @@ fn show(dag: &TestDag, names: &[(&str, Cid)], answer: Answer) -> String {
         Answer::AddSlash => "slash".to_string(),
         Answer::NotFound { missing, roots } => format!("missing {missing} [{}]", list_of(&roots)),
         Answer::Symlink { target, cid, roots } => format!("symlink {} to {target} [{}]", name_of(&cid), list_of(&roots)),
+        Answer::InsideBlock { cid, roots } => format!("inside {} [{}]", name_of(&cid), list_of(&roots)),
         Answer::NotUnixfs { cid, codec, rest, roots } => {
             format!("codec {codec:x} at {} rest {} [{}]", name_of(&cid), rest.decoded(), list_of(&roots))
         }
@@ -297,10 +298,15 @@ fn conformance_fixtures() {
     assert!(matches!(walk(&dag, dag.roots[0], &encoded).unwrap().answer, Answer::File { .. } | Answer::RawBlock { .. }));
 
     let dag = fixture("path_gateway_dag/dag-cbor-traversal.car").unwrap();
-    let Answer::NotUnixfs { codec: codec::DAG_CBOR, rest, .. } = walk(&dag, dag.roots[0], "/foo/link").unwrap().answer else {
+    // Values inside a block belong to the block: one root for each name all the same.
+    let Answer::NotUnixfs { codec: codec::DAG_CBOR, rest, roots, .. } = walk(&dag, dag.roots[0], "/foo/link/bar").unwrap().answer
+    else {
         panic!("not dag-cbor")
     };
-    assert_eq!(rest.decoded(), "/foo/link");
+    assert_eq!((rest.decoded().as_str(), roots.len()), ("", 4));
+    assert_eq!((roots[0], roots[1]), (dag.roots[0], dag.roots[0]));
+    assert!(matches!(walk(&dag, dag.roots[0], "/foo").unwrap().answer, Answer::InsideBlock { cid, .. } if cid == dag.roots[0]));
+    assert!(matches!(walk(&dag, dag.roots[0], "/foo/no").unwrap().answer, Answer::NotFound { missing, .. } if missing == "no"));
 }
 
 /// A HAMT made by kubo: all that is listed is found, each by at most as many blocks as there are levels.
