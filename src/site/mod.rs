@@ -7,8 +7,9 @@
 //! needs, and is given it.
 //! *Words*: a **walk** goes from a root along a [`SitePath`](crate::address::SitePath) to an **answer**; a **listing** is what a
 //! directory without index.html answers with.
-//! *Limits*: [`unixfs::WALK_BLOCKS_MAX`], [`unixfs::LISTING_SHARDS_MAX`], and those of the rooms below.
+//! *Limits*: [`car_walk::CAR_BLOCKS_MAX`], [`car_walk::CAR_WAITING_MAX`], [`unixfs::WALK_BLOCKS_MAX`], [`unixfs::LISTING_SHARDS_MAX`], and those of the rooms below.
 
+pub mod car_walk;
 pub mod content_type;
 pub mod skynet;
 pub mod unixfs;

@@ -9,7 +9,6 @@ use futures::stream::{self, StreamExt};
 
 use crate::address::Cid;
 use crate::measure::Trace;
-use crate::site::SiteError;
 use crate::site::unixfs::{DirListing, ListStep};
 use crate::store::StoreError;
 
@@ -19,7 +18,7 @@ use super::super::plan::{CACHE_LISTING, ascii, not_modified};
 use super::super::refusal::Refusal;
 use super::super::reply::{Clock, Reply, ReplyBody, made_here, made_on_the_way, stamp};
 use super::super::services::{Content, Services};
-use super::Target;
+use super::{Target, store_error};
 
 /// Rows of one listing. A page of a million rows is about 350 MB of HTML and of no use to a browser; what is cut says so.
 const ROWS_MAX: usize = 1_000_000;
@@ -147,13 +146,5 @@ impl Rows {
                 }
             }
         }
-    }
-}
-
-/// Streams fail with the store's errors; a bad shard is bad stored data like any other.
-fn store_error(error: SiteError) -> StoreError {
-    match error {
-        SiteError::Tree(error) => StoreError::Tree(error),
-        SiteError::TooManyBlocks { .. } => StoreError::BadFile("the directory takes more blocks than a listing reads"),
     }
 }

@@ -1,5 +1,6 @@
 //! The path gateway: `GET` and `HEAD` of `/ipfs/{cid}[/path]` (`ipfs-gateway.md` 2.1).
 
+mod car;
 mod data;
 mod headers;
 mod listing;
@@ -15,6 +16,7 @@ use ::http::{Method, Response, StatusCode};
 use bytes::Bytes;
 
 use crate::address::{Cid, SitePath, codec};
+use crate::site::SiteError;
 use crate::site::unixfs::Answer;
 use crate::store::{FileSource, StoreError};
 use crate::tree::{FileNode, Mtime};
@@ -45,7 +47,8 @@ pub async fn answer(services: &Services, ask: &Ask, clock: &Clock) -> Result<Rep
         Format::Deserialized | Format::Json | Format::Cbor => deserialized(services, ask, &target, clock).await,
         Format::DagJson | Format::DagCbor => data_format(services, ask, &target, clock).await,
         Format::Raw => raw(services, ask, &target, clock).await,
-        Format::Car | Format::Tar | Format::IpnsRecord => Err(Refusal::FormatUnavailable(ask.format.name())),
+        Format::Car => car::reply(services, ask, &target, clock).await,
+        Format::Tar | Format::IpnsRecord => Err(Refusal::FormatUnavailable(ask.format.name())),
     };
     match reply {
         Err(Refusal::Store(error)) if ask.only_if_cached && is_absent(&error) => Err(Refusal::NotAtHand),
@@ -243,6 +246,14 @@ fn redirect(status: StatusCode, ask: &Ask, target: &Target, clock: &Clock, to: &
     }
     stamp(reply.headers_mut(), clock, clock.started.elapsed());
     reply
+}
+
+/// Streams fail with the store's errors; a bad shard is bad stored data like any other.
+fn store_error(error: SiteError) -> StoreError {
+    match error {
+        SiteError::Tree(error) => StoreError::Tree(error),
+        SiteError::TooManyBlocks { .. } => StoreError::BadFile("it takes more blocks than this gateway reads for one reply"),
+    }
 }
 
 /// The content type that a name tells.
