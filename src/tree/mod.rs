@@ -17,6 +17,7 @@ mod node;
 pub mod pack;
 mod proto;
 pub mod skyfile;
+pub mod tar;
 #[cfg(test)]
 pub(crate) mod test_dag;
 pub mod unixfs;

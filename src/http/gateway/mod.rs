@@ -4,6 +4,7 @@ mod car;
 mod data;
 mod headers;
 mod listing;
+mod tar;
 mod target;
 
 pub use target::{ContentPath, Moving, Target, content_path_text};
@@ -48,7 +49,8 @@ pub async fn answer(services: &Services, ask: &Ask, clock: &Clock) -> Result<Rep
         Format::DagJson | Format::DagCbor => data_format(services, ask, &target, clock).await,
         Format::Raw => raw(services, ask, &target, clock).await,
         Format::Car => car::reply(services, ask, &target, clock).await,
-        Format::Tar | Format::IpnsRecord => Err(Refusal::FormatUnavailable(ask.format.name())),
+        Format::Tar => tar::reply(services, ask, &target, clock).await,
+        Format::IpnsRecord => Err(Refusal::FormatUnavailable(ask.format.name())),
     };
     match reply {
         Err(Refusal::Store(error)) if ask.only_if_cached && is_absent(&error) => Err(Refusal::NotAtHand),
