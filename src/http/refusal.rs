@@ -12,6 +12,7 @@ use crate::address::{AddressError, Cid};
 use crate::ingest::IngestError;
 use crate::names::NameError;
 use crate::site::SiteError;
+use crate::site::redirects::RedirectsError;
 use crate::site::skynet::OutsideContent;
 use crate::store::StoreError;
 
@@ -72,6 +73,9 @@ pub enum Refusal {
     /// The path ends inside a block of data.
     #[error("the path ends inside the block {0}")]
     InsideBlock(Box<Cid>),
+    /// The site's own rules cannot be read; only its missing paths are hurt.
+    #[error("could not parse _redirects: {0}")]
+    Redirects(#[from] RedirectsError),
     /// A format that the block at the end of the path is not of (IPIP-0524: blocks are not converted).
     #[error("codec 0x{codec:x} is not {format}")]
     CodecMismatch { codec: u64, format: &'static str },
@@ -216,6 +220,14 @@ impl Refusal {
                 NoStore,
                 format!("the path ends at a value inside the block {cid}; only links lead on"),
                 "Ask for the block itself, and read the value there.",
+            ),
+            Refusal::Redirects(error) => row(
+                S::INTERNAL_SERVER_ERROR,
+                NoStore,
+                format!(
+                    "the path does not exist, and what the site says of such paths is not readable: could not parse _redirects: {error}"
+                ),
+                "Whoever made this site has to correct its _redirects file.",
             ),
             Refusal::CodecMismatch { codec, format } => row(
                 S::NOT_ACCEPTABLE,

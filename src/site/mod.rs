@@ -11,6 +11,7 @@
 
 pub mod car_walk;
 pub mod content_type;
+pub mod redirects;
 pub mod skynet;
 pub mod unixfs;
 

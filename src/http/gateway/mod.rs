@@ -4,6 +4,7 @@ mod car;
 mod data;
 mod headers;
 mod listing;
+mod redirects;
 mod tar;
 mod target;
 
@@ -80,19 +81,18 @@ fn is_absent(error: &StoreError) -> bool {
 /// From what the path leads to, to the reply.
 async fn reply_to(services: &Services, ask: &Ask, target: &Target, clock: &Clock, answer: Answer) -> Result<Reply, Refusal> {
     match answer {
-        Answer::File { cid, size: _, node, name, dir, roots } => {
-            send_file(services, ask, target, clock, FileFound { cid, node, name, dir, roots }).await
-        }
-        Answer::RawBlock { cid, name, dir, roots } => {
-            let size = services.content.block_length(&cid, &clock.trace).await?;
-            let node = FileNode { inline: Bytes::new(), size, children: Vec::new(), mode: None, mtime: None };
-            send_file(services, ask, target, clock, FileFound { cid, node: Arc::new(node), name, dir, roots }).await
+        answer @ (Answer::File { .. } | Answer::RawBlock { .. }) => {
+            let found = file_of(services, clock, answer).await?.expect("these answers are files");
+            send_file(services, ask, target, clock, StatusCode::OK, found).await
         }
         Answer::Listing { dir, cid, roots } => {
             let headers = headers::of_path(ask, &roots);
             listing::reply(services, ask, clock, listing::Listed { target, dir, cid, headers }).await
         }
         Answer::AddSlash => Ok(redirect(StatusCode::MOVED_PERMANENTLY, ask, target, clock, &format!("{}/", ask.path))),
+        Answer::NotFound { missing, roots: _ } if target.place != Place::Path && ask.format == Format::Deserialized => {
+            redirects::on_missing(services, ask, target, clock, missing).await
+        }
         Answer::NotFound { missing, roots: _ } => Err(Refusal::NoSuchPath { missing }),
         Answer::Symlink { target: points_to, cid, roots } => {
             send_symlink(services, ask, target, clock, SymlinkFound { points_to, cid, roots }).await
@@ -116,7 +116,33 @@ struct FileFound {
     roots: Vec<Cid>,
 }
 
-async fn send_file(services: &Services, ask: &Ask, target: &Target, clock: &Clock, found: FileFound) -> Result<Reply, Refusal> {
+impl FileFound {
+    fn source(&self) -> FileSource {
+        FileSource { cid: self.cid, node: self.node.clone() }
+    }
+}
+
+/// The file that an answer is, if it is one.
+async fn file_of(services: &Services, clock: &Clock, answer: Answer) -> Result<Option<FileFound>, Refusal> {
+    Ok(match answer {
+        Answer::File { cid, size: _, node, name, dir, roots } => Some(FileFound { cid, node, name, dir, roots }),
+        Answer::RawBlock { cid, name, dir, roots } => {
+            let size = services.content.block_length(&cid, &clock.trace).await?;
+            let node = FileNode { inline: Bytes::new(), size, children: Vec::new(), mode: None, mtime: None };
+            Some(FileFound { cid, node: Arc::new(node), name, dir, roots })
+        }
+        _ => None,
+    })
+}
+
+async fn send_file(
+    services: &Services,
+    ask: &Ask,
+    target: &Target,
+    clock: &Clock,
+    status: StatusCode,
+    found: FileFound,
+) -> Result<Reply, Refusal> {
     let filename = ask.parameter("filename").filter(|name| !name.is_empty());
     let mut headers = headers::of_path(ask, &found.roots);
     if let Some(rule) = target.cache_control(CACHE_IMMUTABLE) {
@@ -136,14 +162,14 @@ async fn send_file(services: &Services, ask: &Ask, target: &Target, clock: &Cloc
             last_modified: found.node.mtime.as_ref().and_then(time_of).or_else(|| target.last_modified()),
             headers,
         },
-        source: BodySource::File(FileSource { cid: found.cid, node: found.node }),
+        source: BodySource::File(found.source()),
         sniffed: OnceLock::new(),
     };
     let plan = Arc::new(plan);
     if ask.is_plain() {
         services.answers.put(&ask.path, plan.clone());
     }
-    deliver(services, ask, clock, &plan).await
+    Delivery { services, method: &ask.method, conditions: &ask.conditions, clock, status }.send(&plan).await
 }
 
 async fn deliver(services: &Services, ask: &Ask, clock: &Clock, plan: &FilePlan) -> Result<Reply, Refusal> {
