@@ -1,4 +1,4 @@
-//! The command line: one file per command. `serve` runs a node in this process; `add`, `get`, `pin` and `hosts` talk to
+//! The command line: one file per command. `serve` runs a node in this process; `add`, `get`, `pin`, `name` and `hosts` talk
 //! a running one over the HTTP of its admin listener; `check` and `key` work on files.
 //!
 //! Hides: argument parsing, how the API key is found, frames of the add stream (`docs/formats.md` 9) on the client's
@@ -17,6 +17,7 @@ mod get;
 mod get_tree;
 mod hosts;
 mod key;
+mod name;
 mod output;
 mod pin;
 mod serve;
@@ -37,6 +38,7 @@ Examples:
   skygate add ./site                            store a folder, print its addresses
   skygate get /ipfs/bafy…/pictures -o pictures  read a folder back
   skygate pin ls                                what is stored
+  skygate name put KEY.ipns-record              publish an IPNS record
   skygate hosts                                 how the hosts do
   skygate check --config skygate.toml           what a configuration means, before it runs
 
@@ -89,6 +91,9 @@ enum Command {
     /// What is stored; stop keeping it
     #[command(subcommand)]
     Pin(pin::PinCommand),
+    /// Names that move: publish IPNS records, follow a name
+    #[command(subcommand)]
+    Name(name::NameCommand),
     /// How the hosts do
     Hosts,
     /// Explain a configuration in words
@@ -172,6 +177,7 @@ fn run(global: &Global, command: Command) -> Result<(), CliError> {
         Command::Add(args) => client(add::run(global, args)),
         Command::Get(args) => client(get::run(global, args)),
         Command::Pin(command) => client(pin::run(global, command)),
+        Command::Name(command) => client(name::run(global, command)),
         Command::Hosts => client(hosts::run(global)),
         Command::Check(args) => check::run(global, &args),
         Command::Key(command) => key::run(global, &command),

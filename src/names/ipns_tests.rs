@@ -27,7 +27,8 @@ fn names_in_all_their_forms() {
     assert_eq!(IpnsName::parse(ED).unwrap().to_string().len(), 62);
     let long = "1".repeat(PEER_ID_TEXT_MAX + 1);
     // An empty key, a key that is too long to be inlined, and digests of other lengths or kinds.
-    let odd = ["bafzaaa", "f01720014", "f017212021234", "f017213201111111111111111111111111111111111111111111111111111111111111111"];
+    let odd =
+        ["bafzaaa", "f01720014", "f017212021234", "f017213201111111111111111111111111111111111111111111111111111111111111111"];
     for bad in ["", "1", "12D3", "Qm", "QmInvalid", "example.org", "k", "kü", "bafkqaaa", &long].into_iter().chain(odd) {
         assert_eq!(IpnsName::parse(bad), None, "{bad}");
     }

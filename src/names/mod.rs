@@ -23,7 +23,6 @@ pub(crate) mod testing;
 mod tests;
 mod wire;
 
-
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -84,6 +83,16 @@ pub enum Pointee {
     Ipfs { root: Cid, path: SitePath },
     /// `/skynet-ns/{skylink}{path}`, as it stood there.
     Skylink { link: Skylink, path_text: String },
+}
+
+/// As a content path.
+impl fmt::Display for Pointee {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Pointee::Ipfs { root, path } => write!(out, "/ipfs/{root}{}", path.encoded()),
+            Pointee::Skylink { link, path_text } => write!(out, "/skynet-ns/{link}{path_text}"),
+        }
+    }
 }
 
 /// Why a name leads nowhere. The producer says whether asking again helps.

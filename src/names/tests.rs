@@ -46,11 +46,7 @@ impl Stage {
 
     async fn told(&self, name: &str) -> Result<(String, Option<u64>), NameError> {
         let resolved = self.names.resolve(name).await?;
-        let text = match resolved.pointee {
-            Pointee::Ipfs { root, path } => format!("/ipfs/{root}{}", path.encoded()),
-            Pointee::Skylink { link, path_text } => format!("/skynet-ns/{link}{path_text}"),
-        };
-        Ok((text, resolved.ttl.map(|ttl| ttl.as_secs())))
+        Ok((resolved.pointee.to_string(), resolved.ttl.map(|ttl| ttl.as_secs())))
     }
 }
 

@@ -99,6 +99,7 @@ impl Places {
 /// Runs a node until `shutdown` resolves and the requests under way have ended, or their grace time has.
 pub async fn run(config: Checked, shutdown: impl Future<Output = ()>) -> Result<(), NodeError> {
     let places = Places::of(&config.data);
+    check_names(&config)?;
     make_folders(&places)?;
     let public = bind(config.listen.public).await?;
     let admin = bind(config.listen.admin).await?;

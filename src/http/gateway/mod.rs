@@ -1,5 +1,6 @@
 //! The path gateway: `GET` and `HEAD` of `/ipfs/{cid}[/path]` (`ipfs-gateway.md` 2.1).
 
+pub(super) mod ipns_record;
 mod listing;
 mod target;
 
@@ -36,6 +37,12 @@ pub async fn answer(services: &Services, ask: &Ask, clock: &Clock) -> Result<Rep
     let content_path = ContentPath::of(ask)?;
     if ask.service_worker && content_path.path().segments().is_empty() && ask.place == Place::Path {
         return Err(Refusal::ServiceWorker);
+    }
+    if let Some(reply) = ipns_record::to_usual_name(ask, &content_path) {
+        return Ok(reply);
+    }
+    if ask.format == Format::IpnsRecord {
+        return ipns_record::reply(services, ask, &content_path, clock).await;
     }
     let target = Target::of(services, ask, content_path).await?;
     match ask.format {
