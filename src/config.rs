@@ -3,6 +3,7 @@
 //! Only `main`, `lib`, `node` and `cli` see this room; every other room takes a small option struct of its own. An
 //! unknown key is refused, since a misspelt limit would otherwise be no limit. Each value says why it is the default.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -36,6 +37,7 @@ pub struct Typed {
     pub redundancy: TypedRedundancy,
     pub hosts: Vec<TypedHost>,
     pub portal: TypedPortal,
+    pub names: TypedNames,
     pub limits: TypedLimits,
 }
 
@@ -76,6 +78,15 @@ pub struct TypedHost {
 #[serde(deny_unknown_fields, default)]
 pub struct TypedPortal {
     pub domains: Vec<String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TypedNames {
+    pub resolver: Option<String>,
+    /// Written `[names.static]`.
+    #[serde(rename = "static")]
+    pub fixed: BTreeMap<String, String>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -146,6 +157,7 @@ pub struct Checked {
     pub redundancy: Redundancy,
     pub hosts: Hosts,
     pub portal_domains: Vec<String>,
+    pub names: Names,
     pub limits: Limits,
 }
 
@@ -202,6 +214,22 @@ pub struct HostPlace {
     pub weight: u16,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Names {
+    pub resolver: NameResolver,
+    /// Names and what they point to, without asking anybody. What they say is checked by the room that follows them.
+    pub fixed: BTreeMap<String, String>,
+}
+
+/// Who is asked for DNSLink records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NameResolver {
+    /// The system's `/etc/resolv.conf`: what everything else on the machine asks.
+    System,
+    At(SocketAddr),
+    Nobody,
+}
+
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Connections open at once on the public listener. Each costs about 20 KiB.
@@ -225,6 +253,9 @@ const CONNECTIONS_DEFAULT: usize = 4096;
 const SLAB_MEMORY_DEFAULT: u64 = 3 * (37 << 20);
 /// Process managers wait 30 s or more before they kill.
 const GRACE_SECONDS_DEFAULT: u64 = 20;
+/// More than an operator writes by hand; a name takes about a KiB.
+const FIXED_NAMES_MAX: usize = 10_000;
+const DNS_PORT: u16 = 53;
 /// More hosts than a placement table is tested with.
 const HOSTS_MAX: usize = 4096;
 
@@ -265,6 +296,7 @@ impl Typed {
             redundancy,
             hosts,
             portal_domains: self.portal.domains,
+            names: self.names.check()?,
             limits,
         })
     }
@@ -326,6 +358,28 @@ impl Redundancy {
              or set allow_shared_hosts = true (then one lost host can take several pieces of a slab with it)",
             self.data_pieces, self.parity_pieces
         ))
+    }
+}
+
+impl TypedNames {
+    fn check(self) -> Result<Names, ConfigError> {
+        let resolver = match self.resolver.as_deref() {
+            None | Some("system") => NameResolver::System,
+            Some("none") => NameResolver::Nobody,
+            Some(text) => {
+                let address = text.parse().or_else(|_| text.parse().map(|ip: IpAddr| SocketAddr::new(ip, DNS_PORT)));
+                NameResolver::At(address.map_err(|_| {
+                    invalid(format!(
+                        "[names] resolver {text:?} is not known: write \"system\", \"none\", or the address of a DNS resolver such \
+                         as \"9.9.9.9\" or \"127.0.0.1:5353\""
+                    ))
+                })?)
+            }
+        };
+        if self.fixed.len() > FIXED_NAMES_MAX {
+            return Err(invalid(format!("[names.static] has {} names, at most {FIXED_NAMES_MAX}", self.fixed.len())));
+        }
+        Ok(Names { resolver, fixed: self.fixed })
     }
 }
 
@@ -435,6 +489,9 @@ mod tests {
             ("[limits]\nconnections = 0", "nobody could connect"),
             ("[limits]\nslab_memory_bytes = \"1 MiB\"", "one slab at this redundancy"),
             ("[listen]\npublic = \"here\"", "invalid socket address"),
+            ("[names]\nresolver = \"quad9\"", "\"system\", \"none\""),
+            ("[names]\nservers = []", "unknown field `servers`"),
+            ("[names.static]\n\"a.example\" = 1", "expected a string"),
         ];
         for (text, expect) in rows {
             let error = check(text).expect_err(text);
@@ -451,6 +508,24 @@ mod tests {
         assert_eq!(hosts[0].folder, Path::new("/etc/skygate/h1"));
         assert_eq!(hosts[9].folder, Path::new("/srv/ten"));
         assert_eq!((hosts[9].zone.as_deref(), hosts[9].weight), (Some("b"), 2));
+    }
+
+    #[test]
+    fn names_have_a_resolver() {
+        let at = |text: &str| NameResolver::At(text.parse().expect("an address"));
+        let rows = [
+            ("", NameResolver::System),
+            ("[names]\nresolver = \"system\"", NameResolver::System),
+            ("[names]\nresolver = \"none\"", NameResolver::Nobody),
+            ("[names]\nresolver = \"9.9.9.9\"", at("9.9.9.9:53")),
+            ("[names]\nresolver = \"2620:fe::fe\"", at("[2620:fe::fe]:53")),
+            ("[names]\nresolver = \"127.0.0.1:5353\"", at("127.0.0.1:5353")),
+        ];
+        for (text, expect) in rows {
+            assert_eq!(check(text).expect(text).names.resolver, expect, "{text}");
+        }
+        let fixed = check("[names.static]\n\"a.example\" = \"/ipfs/bafkqaaa\"").expect("right").names.fixed;
+        assert_eq!(fixed.get("a.example").map(String::as_str), Some("/ipfs/bafkqaaa"));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use clap::Args;
 use super::output::{bytes, counted, line};
 use super::serve::ListenArgs;
 use super::{CliError, Global};
-use crate::config::{Checked, EMBEDDED_HOSTS, HostPlace, Hosts, Redundancy, SharedHosts, TrustedProxies};
+use crate::config::{Checked, EMBEDDED_HOSTS, HostPlace, Hosts, NameResolver, Redundancy, SharedHosts, TrustedProxies};
 
 #[derive(Debug, Args)]
 pub struct CheckArgs {
@@ -22,22 +22,26 @@ pub struct CheckArgs {
 
 pub fn run(global: &Global, args: &CheckArgs) -> Result<(), CliError> {
     let checked = global.configuration(args.config.as_deref(), &args.listen)?;
+    crate::node::check_names(&checked).map_err(|error| CliError::failed(error.to_string()))?;
     let explained = Explained {
         stores: stores(&checked),
         survives: survives(&checked),
         listens: listens(&checked),
+        names: names(&checked),
         risks: risks(&checked, &devices(&checked)),
     };
     if global.json {
-        let Explained { stores, survives, listens, risks } = explained;
-        return line(
-            &serde_json::json!({ "stores": stores, "survives": survives, "listens": listens, "risks": risks }).to_string(),
-        );
+        let Explained { stores, survives, listens, names, risks } = explained;
+        let said = serde_json::json!({
+            "stores": stores, "survives": survives, "listens": listens, "names": names, "risks": risks
+        });
+        return line(&said.to_string());
     }
     for (title, sentences) in [
         ("What is stored where", &explained.stores),
         ("What it survives", &explained.survives),
         ("Who can reach it", &explained.listens),
+        ("Which names it follows", &explained.names),
         ("What is risky", &explained.risks),
     ] {
         line(title)?;
@@ -53,6 +57,7 @@ struct Explained {
     stores: Vec<String>,
     survives: Vec<String>,
     listens: Vec<String>,
+    names: Vec<String>,
     risks: Vec<String>,
 }
 
@@ -137,6 +142,16 @@ fn listens(checked: &Checked) -> Vec<String> {
         format!("X-Forwarded headers are believed from {proxies}"),
         format!("at a stop, requests under way have {} s to end", checked.limits.grace.as_secs()),
     ]
+}
+
+fn names(checked: &Checked) -> Vec<String> {
+    let resolver = match checked.names.resolver {
+        NameResolver::System => "DNSLink records are looked up at the system's resolvers (/etc/resolv.conf)".to_owned(),
+        NameResolver::At(address) => format!("DNSLink records are looked up at {address}"),
+        NameResolver::Nobody => "DNS is not asked (resolver = \"none\"): only names written here, and IPNS keys".to_owned(),
+    };
+    let fixed = checked.names.fixed.iter();
+    std::iter::once(resolver).chain(fixed.map(|(name, target)| format!("{name} is {target}, whatever DNS says"))).collect()
 }
 
 /// Hosts by the file system that their folders lie on, for those that exist.

@@ -1,5 +1,5 @@
-//! The command line: one file per command. `serve` runs a node in this process; `add`, `import`, `get`, `pin` and `hosts` talk to
-//! a running one over the HTTP of its admin listener; `check` and `key` work on files.
+//! The command line: one file per command. `serve` runs a node in this process; `add`, `import`, `get`, `pin`, `name` and
+//! `hosts` talk to a running one over the HTTP of its admin listener; `check` and `key` work on files.
 //!
 //! Hides: argument parsing, how the API key is found, frames of the add stream (`docs/formats.md` 9) on the client's
 //! side, progress bars. Must never know: how content is stored; whatever it says about a running gateway it has asked it.
@@ -18,6 +18,7 @@ mod get_tree;
 mod hosts;
 mod import;
 mod key;
+mod name;
 mod output;
 mod pin;
 mod serve;
@@ -38,6 +39,7 @@ Examples:
   skygate add ./site                            store a folder, print its addresses
   skygate get /ipfs/bafy…/pictures -o pictures  read a folder back
   skygate pin ls                                what is stored
+  skygate name put KEY.ipns-record              publish an IPNS record
   skygate hosts                                 how the hosts do
   skygate check --config skygate.toml           what a configuration means, before it runs
 
@@ -92,6 +94,9 @@ enum Command {
     /// What is stored; stop keeping it
     #[command(subcommand)]
     Pin(pin::PinCommand),
+    /// Names that move: publish IPNS records, follow a name
+    #[command(subcommand)]
+    Name(name::NameCommand),
     /// How the hosts do
     Hosts,
     /// Explain a configuration in words
@@ -176,6 +181,7 @@ fn run(global: &Global, command: Command) -> Result<(), CliError> {
         Command::Import(args) => client(import::run(global, args)),
         Command::Get(args) => client(get::run(global, args)),
         Command::Pin(command) => client(pin::run(global, command)),
+        Command::Name(command) => client(name::run(global, command)),
         Command::Hosts => client(hosts::run(global)),
         Command::Check(args) => check::run(global, &args),
         Command::Key(command) => key::run(global, &command),

@@ -68,6 +68,8 @@ pub enum Route {
     Ipns,
     /// `/{skylink}...`
     Skylink,
+    /// `/routing/v1/...`
+    Routing,
     /// Nothing that any surface answers.
     Unknown,
 }
@@ -165,20 +167,22 @@ pub struct Ask {
 }
 
 impl Ask {
-    /// Reads a request head. Methods other than GET, HEAD and OPTIONS, and addresses that do not parse, are refused.
+    /// Reads a request head. Methods other than GET, HEAD and OPTIONS (and PUT of records), and addresses that do not
+    /// parse, are refused.
     pub fn read(parts: &Parts) -> Result<Ask, Refusal> {
-        if !matches!(parts.method, Method::GET | Method::HEAD | Method::OPTIONS) {
+        let path = parts.uri.path();
+        let route = route(path);
+        let writes = route == Route::Routing && parts.method == Method::PUT;
+        if !writes && !matches!(parts.method, Method::GET | Method::HEAD | Method::OPTIONS) {
             return Err(Refusal::Method);
         }
-        let path = parts.uri.path();
         let headers = &parts.headers;
         let host = host_of(parts);
         let query = parts.uri.query().map(str::to_owned);
-        let route = route(path);
         // Skynet's routes give the parameter `format` other words.
         let (format, format_by) = match route {
             Route::Ipfs | Route::Ipns => format(query.as_deref(), headers)?,
-            Route::Landing | Route::Skylink | Route::Unknown => (Format::Deserialized, FormatBy::Nothing),
+            Route::Landing | Route::Skylink | Route::Routing | Route::Unknown => (Format::Deserialized, FormatBy::Nothing),
         };
         Ok(Ask {
             method: parts.method.clone(),
@@ -253,6 +257,7 @@ fn route(path: &str) -> Route {
         "" | "/" => Route::Landing,
         _ if path.starts_with("/ipfs/") => Route::Ipfs,
         _ if path.starts_with("/ipns/") => Route::Ipns,
+        _ if path.starts_with("/routing/v1/") => Route::Routing,
         _ if skylink_segment(path).is_some() => Route::Skylink,
         _ => Route::Unknown,
     }
@@ -366,6 +371,8 @@ mod tests {
             ("/favicon.ico", Route::Unknown),
             ("/ipfs", Route::Unknown),
             ("/skynet/stats", Route::Unknown),
+            ("/routing/v1/ipns/k51", Route::Routing),
+            ("/routing", Route::Unknown),
         ] {
             assert_eq!(ask(uri, &[]).expect("parses").route, expect, "{uri}");
         }
@@ -379,8 +386,16 @@ mod tests {
 
     #[test]
     fn other_methods_are_refused() {
-        let request = Request::builder().method("POST").uri("/").body(()).expect("a request");
-        assert!(matches!(Ask::read(&request.into_parts().0), Err(Refusal::Method)));
+        for (method, uri, taken) in [
+            ("POST", "/", false),
+            ("PUT", "/ipns/example.com", false),
+            ("PUT", "/routing/v1/ipns/k51", true),
+            ("DELETE", "/routing/v1/ipns/k51", false),
+        ] {
+            let request = Request::builder().method(method).uri(uri).body(()).expect("a request");
+            let read = Ask::read(&request.into_parts().0);
+            assert_eq!(!matches!(read, Err(Refusal::Method)), taken, "{method} {uri}");
+        }
     }
 
     #[test]

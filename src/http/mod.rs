@@ -20,6 +20,7 @@ pub mod page;
 pub mod plan;
 pub mod refusal;
 pub mod reply;
+mod routing;
 mod serve;
 pub mod services;
 pub mod skynet;

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use ::http::StatusCode;
 
-use crate::access::AdminRefused;
+use crate::access::{AdminRefused, WriteRefused};
 use crate::address::{AddressError, Cid};
 use crate::ingest::IngestError;
 use crate::names::NameError;
@@ -15,6 +15,9 @@ use crate::site::SiteError;
 use crate::site::redirects::RedirectsError;
 use crate::site::skynet::OutsideContent;
 use crate::store::StoreError;
+
+use CacheRule::{NoStore, Unsaid};
+use StatusCode as S;
 
 /// Seconds after which asking again has a fair chance: a catalog rebuild makes progress within seconds.
 const RETRY_REBUILDING_S: u32 = 5;
@@ -84,6 +87,8 @@ pub enum Refusal {
     NotUnixfs { codec: u64 },
     #[error("{0}")]
     Name(#[from] NameError),
+    #[error("{0}")]
+    Ipns(#[from] IpnsRefusal),
     #[error("resolver skylinks are not served")]
     ResolverSkylink,
     #[error("archives are not made")]
@@ -98,6 +103,24 @@ pub enum Refusal {
     LoginSpent,
     #[error("no pin under this address")]
     NoPin,
+}
+
+/// Why a request for an IPNS record, or with one, is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum IpnsRefusal {
+    /// `format=ipns-record` of something that has none.
+    #[error("an IPNS record belongs to a key: /ipns/KEY without a path")]
+    NotAKey,
+    /// Accept or Content-Type is missing, or names something else than a record.
+    #[error("only IPNS records are answered and taken here")]
+    NotARecord,
+    /// Known absent, which this API tells apart from a failure.
+    #[error("no record is known for {0}")]
+    NoRecord(String),
+    #[error("{0}")]
+    Write(#[from] WriteRefused),
+    #[error("the body is longer than a record may be, or ended early")]
+    Body,
 }
 
 impl From<StoreError> for Refusal {
@@ -136,8 +159,6 @@ pub struct Row {
 impl Refusal {
     /// Status, sentence, advice, Retry-After and cache rule of this refusal.
     pub fn row(&self) -> Row {
-        use CacheRule::{NoStore, Unsaid};
-        use StatusCode as S;
         match self {
             Refusal::Store(error) => store_row(error),
             Refusal::Site(error) => row(
@@ -242,6 +263,7 @@ impl Refusal {
                 "Use format=raw to get the block as it is.",
             ),
             Refusal::Name(error) => name_row(error),
+            Refusal::Ipns(refusal) => ipns_row(refusal),
             Refusal::ResolverSkylink => row(
                 S::BAD_REQUEST,
                 NoStore,
@@ -282,8 +304,6 @@ impl Refusal {
 
 /// Stored data: what is known absent, what is lost, what is late.
 fn store_row(error: &StoreError) -> Row {
-    use CacheRule::NoStore;
-    use StatusCode as S;
     let made_badly = "Whoever made this content has to make it anew.";
     let log_tells = "The operator finds the reason in the gateway's log.";
     match error {
@@ -344,8 +364,6 @@ fn store_row(error: &StoreError) -> Row {
 
 /// Names: failing to resolve one is a fault of this side or of the name's owner, never "not found" (`ipfs-gateway.md` 2.1).
 fn name_row(error: &NameError) -> Row {
-    use CacheRule::NoStore;
-    use StatusCode as S;
     match error {
         NameError::BadName(_) => row(S::BAD_REQUEST, NoStore, error.to_string(), "Check the name for missing or extra characters."),
         NameError::TooManyHops(_) => {
@@ -357,16 +375,45 @@ fn name_row(error: &NameError) -> Row {
         NameError::BadRecord { .. } => {
             row(S::INTERNAL_SERVER_ERROR, NoStore, error.to_string(), "Whoever owns the name has to publish a good record.")
         }
+        NameError::Refused { .. } => {
+            row(S::BAD_REQUEST, NoStore, error.to_string(), "Nothing was stored. Sign the record anew with the key of this name.")
+        }
+        NameError::NotNewer(_) => row(
+            S::CONFLICT,
+            NoStore,
+            error.to_string(),
+            "Nothing was stored. Sign a record with a higher sequence number, or with a later end.",
+        ),
         NameError::Transient { .. } => {
             row(S::BAD_GATEWAY, NoStore, error.to_string(), "Try again in a moment.").retry(RETRY_TIMED_OUT_S)
         }
     }
 }
 
+/// IPNS records as such, of the gateway and of the routing API (`ipfs-gateway.md` 2.2 and 6).
+fn ipns_row(refusal: &IpnsRefusal) -> Row {
+    let media_type = "application/vnd.ipfs.ipns-record";
+    match refusal {
+        IpnsRefusal::NotAKey => row(S::BAD_REQUEST, Unsaid, refusal.to_string(), "Leave the path out, or leave format= out."),
+        IpnsRefusal::NotARecord => row(
+            S::NOT_ACCEPTABLE,
+            NoStore,
+            format!("this address only answers and takes {media_type}"),
+            "Ask with Accept: application/vnd.ipfs.ipns-record; send with the same word as Content-Type.",
+        ),
+        IpnsRefusal::NoRecord(_) => row(S::NOT_FOUND, NoStore, refusal.to_string(), "Its owner has to publish one."),
+        IpnsRefusal::Write(error) => row(
+            S::FORBIDDEN,
+            NoStore,
+            error.to_string(),
+            "Send the API key as Authorization: Bearer KEY, or use `skygate name put`.",
+        ),
+        IpnsRefusal::Body => row(S::BAD_REQUEST, NoStore, refusal.to_string(), "Nothing was stored. A record has at most 10 KiB."),
+    }
+}
+
 /// Uploads.
 fn ingest_row(error: &IngestError) -> Row {
-    use CacheRule::NoStore;
-    use StatusCode as S;
     match error {
         IngestError::Store(error) => store_row(error),
         IngestError::Bad(what) => {

@@ -7,6 +7,7 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -33,6 +34,7 @@ use super::gateway;
 use super::page;
 use super::refusal::Refusal;
 use super::reply::{Clock, Reply, ReplyBody, made_here, refuse};
+use super::routing;
 use super::services::Services;
 use super::skynet;
 
@@ -66,8 +68,9 @@ pub async fn run(listeners: Listeners, services: Arc<Services>, shutdown: Cancel
     let public_limits = Limits { connections_max: services.options.public_connections_max, grace };
     let admin_limits = Limits { connections_max: ADMIN_CONNECTIONS_MAX, grace };
     let router = admin::router(services.clone());
-    let public = accept(listeners.public, public_limits, shutdown.clone(), || PublicService { services: services.clone() });
-    let admin = accept(listeners.admin, admin_limits, shutdown, || TowerToHyperService::new(router.clone()));
+    let public =
+        accept(listeners.public, public_limits, shutdown.clone(), |peer| PublicService { services: services.clone(), peer });
+    let admin = accept(listeners.admin, admin_limits, shutdown, |_| TowerToHyperService::new(router.clone()));
     tokio::join!(public, admin);
 }
 
@@ -78,7 +81,7 @@ struct Limits {
 }
 
 /// Accepts connections and serves each with a service of its own.
-async fn accept<S, B>(listener: TcpListener, limits: Limits, shutdown: CancellationToken, new_service: impl Fn() -> S)
+async fn accept<S, B>(listener: TcpListener, limits: Limits, shutdown: CancellationToken, new_service: impl Fn(SocketAddr) -> S)
 where
     S: Service<Request<Incoming>, Response = Response<B>> + Send + 'static,
     S::Future: Send + 'static,
@@ -106,7 +109,7 @@ where
         };
         // Without it small replies wait for the client's delayed acknowledgement.
         let _ = stream.set_nodelay(true);
-        let connection = builder.serve_connection(TokioIo::new(StallGuard::new(stream)), new_service()).into_owned();
+        let connection = builder.serve_connection(TokioIo::new(StallGuard::new(stream)), new_service(peer)).into_owned();
         let connection = graceful.watch(connection);
         tokio::spawn(async move {
             if let Err(error) = connection.await {
@@ -141,6 +144,7 @@ fn connection_builder() -> auto::Builder<TokioExecutor> {
 /// The public surfaces, as hyper sees them.
 struct PublicService {
     services: Arc<Services>,
+    peer: SocketAddr,
 }
 
 impl Service<Request<Incoming>> for PublicService {
@@ -149,15 +153,20 @@ impl Service<Request<Incoming>> for PublicService {
     type Future = Pin<Box<dyn Future<Output = Result<Reply, Infallible>> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let services = self.services.clone();
-        Box::pin(async move { Ok(answer(&services, request).await) })
+        let (services, peer) = (self.services.clone(), self.peer);
+        Box::pin(async move { Ok(answer(&services, request, peer).await) })
     }
 }
 
-/// One request on the public listener: head -> Ask -> its surface -> reply. Request bodies are not read here.
-pub async fn answer<B>(services: &Services, request: Request<B>) -> Reply {
+/// One request on the public listener: head -> Ask -> its surface -> reply. Only the surfaces that take something read
+/// the body, within limits of their own.
+pub async fn answer<B>(services: &Services, request: Request<B>, peer: SocketAddr) -> Reply
+where
+    B: Body<Data = Bytes> + Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
     let clock = Clock::start();
-    let (parts, _body) = request.into_parts();
+    let (parts, body) = request.into_parts();
     let reader = reader(parts.uri.path(), &parts.headers);
     let ask = match Ask::read(&parts) {
         Ok(ask) => ask,
@@ -168,6 +177,9 @@ pub async fn answer<B>(services: &Services, request: Request<B>) -> Reply {
             Route::Landing => Ok(landing(services, &ask)),
             Route::Ipfs | Route::Ipns => gateway::answer(services, &ask, &clock).await,
             Route::Skylink => skynet::answer(services, &ask, &clock).await,
+            Route::Routing => {
+                routing::answer(services, &ask, &clock, routing::Sender { headers: &parts.headers, peer }, body).await
+            }
             Route::Unknown => Err(Refusal::NoRoute),
         }
     };
@@ -175,7 +187,7 @@ pub async fn answer<B>(services: &Services, request: Request<B>) -> Reply {
     let reply = outcome.unwrap_or_else(|refusal| refuse(&refusal, &ask.method, ask.reader));
     match ask.route {
         Route::Skylink | Route::Landing => skynet::with_portal_headers(reply, &ask),
-        Route::Ipfs | Route::Ipns | Route::Unknown => gateway::with_cors(reply),
+        Route::Ipfs | Route::Ipns | Route::Routing | Route::Unknown => gateway::with_cors(reply),
     }
 }
 

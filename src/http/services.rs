@@ -18,7 +18,8 @@ use crate::access::Access;
 use crate::address::{Address, Cid, Skylink};
 use crate::ingest::{AddReport, ImportReport, IngestError};
 use crate::measure::{Measures, Trace};
-use crate::names::{NameError, Names, Resolved};
+use crate::names::{NameError, NameRow, Names, Resolved, StoredRecord};
+use crate::records::Extent;
 use crate::store::{BodyStream, FileSource, OpenSkyfile, Store, StoreError};
 use crate::tree::skyfile::SkyfileHead;
 
@@ -89,6 +90,18 @@ pub trait Content: Send + Sync + 'static {
 pub trait Naming: Send + Sync + 'static {
     /// What `name` (an IPNS key in any form, or a domain name) points to.
     async fn resolve(&self, name: &str) -> Result<Resolved, NameError>;
+
+    /// Has this host, without its port, a DNSLink? Never asks anybody for single labels and IP addresses.
+    async fn has_dnslink(&self, host: &str) -> Result<bool, NameError>;
+
+    /// The newest IPNS record of a key, if it still holds.
+    async fn record(&self, name: &str) -> Result<StoredRecord, NameError>;
+
+    /// Keeps an IPNS record; answers with the name in its usual form.
+    async fn put_record(&self, name: &str, bytes: Bytes) -> Result<String, NameError>;
+
+    /// The names that are known here, a bounded number.
+    async fn list(&self) -> (Vec<NameRow>, Extent);
 }
 
 /// A skyfile whose head is known.
@@ -127,6 +140,22 @@ impl Content for Store {
 impl Naming for Names {
     async fn resolve(&self, name: &str) -> Result<Resolved, NameError> {
         Names::resolve(self, name).await
+    }
+
+    async fn has_dnslink(&self, host: &str) -> Result<bool, NameError> {
+        Names::has_dnslink(self, host).await
+    }
+
+    async fn record(&self, name: &str) -> Result<StoredRecord, NameError> {
+        Names::record(self, name).await
+    }
+
+    async fn put_record(&self, name: &str, bytes: Bytes) -> Result<String, NameError> {
+        Names::put_record(self, name, bytes).await
+    }
+
+    async fn list(&self) -> (Vec<NameRow>, Extent) {
+        Names::list(self).await
     }
 }
 

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -23,7 +24,8 @@ use crate::access::Access;
 use crate::address::{Address, Cid, Skylink, codec, parse_cid};
 use crate::ingest::{AddReport, ImportReport, IngestError};
 use crate::measure::{Measures, Tier, Trace};
-use crate::names::{NameError, Resolved};
+use crate::names::{IpnsName, NameError, NameOrigin, NameRow, Resolved, StoredRecord};
+use crate::records::Extent;
 use crate::store::{BodyStream, Durability, FileSource, StoreError};
 use crate::tree::skyfile::{Parsed, SkyfileHead, UploadFile, build_small, parse, upload_metadata};
 use crate::tree::test_dag::TestDag;
@@ -46,12 +48,45 @@ pub struct Memory {
     pub streams: Arc<AtomicUsize>,
 }
 
-struct FixedNames(HashMap<String, Resolved>);
+/// Names as a table; records are taken as they come, unless they are empty.
+struct FixedNames {
+    resolved: HashMap<String, Resolved>,
+    records: Mutex<HashMap<String, StoredRecord>>,
+}
+
+/// How long the records of [`FixedNames`] may be kept, and how long they hold.
+pub const RECORD_TTL: Duration = Duration::from_secs(1800);
+pub const RECORD_HOLDS: Duration = Duration::from_secs(7200);
 
 #[async_trait]
 impl Naming for FixedNames {
     async fn resolve(&self, name: &str) -> Result<Resolved, NameError> {
-        self.0.get(name).cloned().ok_or_else(|| NameError::NoRecord(name.to_owned()))
+        self.resolved.get(name).cloned().ok_or_else(|| NameError::NoRecord(name.to_owned()))
+    }
+
+    async fn has_dnslink(&self, host: &str) -> Result<bool, NameError> {
+        Ok(host.contains('.') && self.resolved.contains_key(host))
+    }
+
+    async fn record(&self, name: &str) -> Result<StoredRecord, NameError> {
+        let key = IpnsName::parse(name).ok_or_else(|| NameError::BadName(name.to_owned()))?.to_string();
+        self.records.lock().expect("lock").get(&key).cloned().ok_or(NameError::NoRecord(key))
+    }
+
+    async fn put_record(&self, name: &str, bytes: Bytes) -> Result<String, NameError> {
+        let key = IpnsName::parse(name).ok_or_else(|| NameError::BadName(name.to_owned()))?.to_string();
+        if bytes.is_empty() {
+            return Err(NameError::Refused { name: key, why: "it is empty".to_owned() });
+        }
+        let valid_until = SystemTime::now() + RECORD_HOLDS;
+        let record = StoredRecord { name: key.clone(), bytes, lifetime: RECORD_TTL, valid_until };
+        self.records.lock().expect("lock").insert(key.clone(), record);
+        Ok(key)
+    }
+
+    async fn list(&self) -> (Vec<NameRow>, Extent) {
+        let row = |name: &String| NameRow { name: name.clone(), value: "/ipfs/bafkqaaa".to_owned(), origin: NameOrigin::Fixed };
+        (self.resolved.keys().map(row).collect(), Extent::Complete)
     }
 }
 
@@ -272,7 +307,7 @@ pub async fn start_with(memory: Memory, public_connections_max: usize) -> TestSe
     let desk = Arc::new(Desk::default());
     let options = HttpOptions { admin_hosts: vec!["admin.example".to_owned()], public_connections_max, ..HttpOptions::default() };
     let services = Arc::new(Services {
-        names: Arc::new(FixedNames(memory.names.clone())),
+        names: Arc::new(FixedNames { resolved: memory.names.clone(), records: Mutex::default() }),
         content: Arc::new(memory),
         operations: desk.clone(),
         access: Arc::new(Access::with_key(KEY)),

@@ -30,11 +30,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::access::{Access, AccessError, KeyFile};
-use crate::config::{Checked, Hosts, SharedHosts};
+use crate::config::{Checked, Hosts, NameResolver, SharedHosts};
 use crate::http::{AnswerCache, HttpOptions, Listeners, Services};
 use crate::ingest::Ingest;
 use crate::measure::Measures;
-use crate::records::{KeyError, Origin, PortalKey, RecordError, Records, RecordsOptions};
+use crate::names::{self, BadFixedName, DnsResolver, Names, NamesOptions, Resolver};
+use crate::records::{KeyError, Origin, OwnerChecks, PortalKey, RecordError, Records, RecordsOptions};
 use crate::renter::{Renter, RenterError, RenterOptions};
 use crate::store::{CatalogError, Store, StoreError, StoreOptions};
 
@@ -59,6 +60,8 @@ pub enum NodeError {
     Catalog(#[from] CatalogError),
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error(transparent)]
+    Names(#[from] BadFixedName),
 }
 
 /// Places in the data directory.
@@ -96,6 +99,7 @@ impl Places {
 /// Runs a node until `shutdown` resolves and the requests under way have ended, or their grace time has.
 pub async fn run(config: Checked, shutdown: impl Future<Output = ()>) -> Result<(), NodeError> {
     let places = Places::of(&config.data);
+    check_names(&config)?;
     make_folders(&places)?;
     let public = bind(config.listen.public).await?;
     let admin = bind(config.listen.admin).await?;
@@ -153,7 +157,7 @@ async fn open(
     let table = hosts::table(&hosts, &key, config, &places.state(), first_start.is_first()).await?;
     let renter = Renter::new(hosts.hosts.clone(), table, renter_options(config))?;
     let measures = Arc::new(Measures::default());
-    let records = Records::new(Arc::new(renter.clone()), key, RecordsOptions::default());
+    let records = Records::new(Arc::new(renter.clone()), key, records_options());
     let store_options = StoreOptions {
         folder: places.catalog(),
         memory_bytes: config.store.memory_bytes,
@@ -177,7 +181,7 @@ async fn open(
     let operations = operations::NodeOperations { public, store: store.clone(), ingest, renter, records: records.clone() };
     let services = Services {
         content: Arc::new(store.clone()),
-        names: Arc::new(crate::names::Names),
+        names: Arc::new(open_names(config, &records, &measures)?),
         operations: Arc::new(operations),
         access: Arc::new(access),
         measures,
@@ -185,6 +189,33 @@ async fn open(
         options,
     };
     Ok(Opened { services: Arc::new(services), store, records, hosts, sample })
+}
+
+/// The kinds signed by their owners, each with the check of the room that knows it.
+fn records_options() -> RecordsOptions {
+    let owners = OwnerChecks { ipns: names::owner_check, ..OwnerChecks::REFUSE };
+    RecordsOptions { owners, ..RecordsOptions::default() }
+}
+
+fn open_names(config: &Checked, records: &Records, measures: &Arc<Measures>) -> Result<Names, NodeError> {
+    let resolver = match config.names.resolver {
+        NameResolver::System => Resolver::System,
+        NameResolver::At(address) => Resolver::At(address),
+        NameResolver::Nobody => Resolver::Nobody,
+    };
+    // A machine without a resolver serves all the rest.
+    let dns = DnsResolver::new(resolver).unwrap_or_else(|error| {
+        tracing::warn!("{error}: domain names are not looked up, but for those of [names.static]");
+        None
+    });
+    let dns = dns.map(|dns| Arc::new(dns) as Arc<dyn names::dns::TxtSource>);
+    let options = NamesOptions { fixed: config.names.fixed.clone(), ..NamesOptions::default() };
+    Ok(Names::new(options, records.clone(), dns, measures.clone())?)
+}
+
+/// Would a node start with these names?
+pub fn check_names(config: &Checked) -> Result<(), NodeError> {
+    Ok(names::check_fixed(&config.names.fixed)?)
 }
 
 fn renter_options(config: &Checked) -> RenterOptions {

@@ -29,7 +29,7 @@ mod on_renter;
 mod read;
 mod scan;
 #[cfg(test)]
-mod sim;
+pub(crate) mod sim;
 #[cfg(test)]
 mod tests;
 mod write;

@@ -22,7 +22,7 @@ use crate::renter::{
 
 /// How a host behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Mode {
+pub(crate) enum Mode {
     Up,
     /// Answers after up to 5 seconds.
     Slow,
@@ -46,16 +46,16 @@ pub(super) enum Mode {
 
 impl Mode {
     /// The faults of which any e hosts are borne.
-    pub(super) const FAULTS: [Mode; 7] = [Mode::Slow, Mode::Down, Mode::Hang, Mode::Corrupt, Mode::Stale, Mode::Forge, Mode::Empty];
+    pub(crate) const FAULTS: [Mode; 7] = [Mode::Slow, Mode::Down, Mode::Hang, Mode::Corrupt, Mode::Stale, Mode::Forge, Mode::Empty];
 }
 
-pub(super) struct SimHosts {
+pub(crate) struct SimHosts {
     e: usize,
     table: HostTable,
     hosts: Vec<Mutex<SimHost>>,
     rng: Mutex<StdRng>,
-    pub(super) in_flight: AtomicI64,
-    pub(super) charged: AtomicU64,
+    pub(crate) in_flight: AtomicI64,
+    pub(crate) charged: AtomicU64,
 }
 
 struct SimHost {
@@ -64,7 +64,7 @@ struct SimHost {
 }
 
 impl SimHosts {
-    pub(super) fn new(seed: u64, hosts: usize, e: usize) -> Arc<SimHosts> {
+    pub(crate) fn new(seed: u64, hosts: usize, e: usize) -> Arc<SimHosts> {
         let row = |index: usize| HostRow { id: HostId([index as u8; 16]), zone: String::new(), weight: 1, state: RowState::Active };
         let host = |_| Mutex::new(SimHost { mode: Mode::Up, objects: BTreeMap::new() });
         Arc::new(SimHosts {
@@ -81,16 +81,16 @@ impl SimHosts {
         self.hosts[host].lock().unwrap()
     }
 
-    pub(super) fn set(&self, host: usize, mode: Mode) {
+    pub(crate) fn set(&self, host: usize, mode: Mode) {
         self.host(host).mode = mode;
     }
 
-    pub(super) fn set_all(&self, mode: Mode) {
+    pub(crate) fn set_all(&self, mode: Mode) {
         (0..self.hosts.len()).for_each(|host| self.set(host, mode));
     }
 
     /// The hosts of a key, each once.
-    pub(super) fn of(&self, key: &RecordKey) -> Vec<usize> {
+    pub(crate) fn of(&self, key: &RecordKey) -> Vec<usize> {
         let mut hosts = self.hosts_of(&key.group().id());
         hosts.sort_unstable();
         hosts.dedup();
@@ -98,31 +98,31 @@ impl SimHosts {
     }
 
     /// Puts bytes on a host behind everyone's back.
-    pub(super) fn plant(&self, host: usize, path: &str, bytes: &Bytes) {
+    pub(crate) fn plant(&self, host: usize, path: &str, bytes: &Bytes) {
         self.host(host).objects.insert(path.to_owned(), bytes.clone());
     }
 
-    pub(super) fn object(&self, host: usize, path: &str) -> Option<Bytes> {
+    pub(crate) fn object(&self, host: usize, path: &str) -> Option<Bytes> {
         self.host(host).objects.get(path).cloned()
     }
 
     /// How many hosts have this version in right bytes or wrong.
-    pub(super) fn holders(&self, key: &RecordKey, order: &Order) -> usize {
+    pub(crate) fn holders(&self, key: &RecordKey, order: &Order) -> usize {
         let path = key.path(order);
         (0..self.hosts.len()).filter(|host| self.object(*host, &path).is_some()).count()
     }
 
-    pub(super) fn snapshot(&self) -> Vec<BTreeMap<String, Bytes>> {
+    pub(crate) fn snapshot(&self) -> Vec<BTreeMap<String, Bytes>> {
         (0..self.hosts.len()).map(|host| self.host(host).objects.clone()).collect()
     }
 
-    pub(super) fn restore(&self, snapshot: Vec<BTreeMap<String, Bytes>>) {
+    pub(crate) fn restore(&self, snapshot: Vec<BTreeMap<String, Bytes>>) {
         for (host, objects) in snapshot.into_iter().enumerate() {
             self.host(host).objects = objects;
         }
     }
 
-    pub(super) fn random(&self, range: std::ops::Range<u64>) -> u64 {
+    pub(crate) fn random(&self, range: std::ops::Range<u64>) -> u64 {
         self.rng.lock().unwrap().random_range(range)
     }
 

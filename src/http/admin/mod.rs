@@ -6,6 +6,7 @@
 
 mod api;
 mod dashboard;
+mod names;
 mod tree;
 
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::middleware::{self, Next};
 use axum::response::Response;
-use axum::routing::{delete, get, post};
+use axum::routing::{delete, get, post, put};
 use axum::{Router, response::IntoResponse};
 
 use crate::access::{AdminRefused, Administrator, admin_request_allowed, same_origin};
@@ -44,6 +45,9 @@ pub fn router(services: Arc<Services>) -> Router {
         .route("/api/v1/hosts", get(api::hosts))
         .route("/api/v1/pins", get(api::pins))
         .route("/api/v1/pins/{address}", delete(api::unpin))
+        .route("/api/v1/names", get(names::list))
+        .route("/api/v1/names/{name}", put(names::put))
+        .route("/api/v1/names/{name}/resolve", get(names::resolve))
         .route("/api/v1/add", post(api::add))
         .route("/api/v1/import", post(api::import))
         .route("/api/v1/tree", get(tree::tree))

@@ -1,11 +1,15 @@
 //! The admin listener over a real socket: who gets in, and what they see.
 
+use std::time::{Duration, SystemTime};
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use crate::address::{SitePath, parse_cid};
 use crate::http::testing::{ABSENT, KEY, Memory, read_answer, send, start};
+use crate::names::{Pointee, Resolved};
 
-const ROUTES: [(&str, &str); 8] = [
+const ROUTES: [(&str, &str); 11] = [
     ("GET", "/metrics"),
     ("GET", "/api/v1/status"),
     ("GET", "/api/v1/latency"),
@@ -14,6 +18,9 @@ const ROUTES: [(&str, &str); 8] = [
     ("DELETE", "/api/v1/pins/x"),
     ("POST", "/api/v1/add"),
     ("POST", "/api/v1/login-link"),
+    ("GET", "/api/v1/names"),
+    ("PUT", "/api/v1/names/x"),
+    ("GET", "/api/v1/names/x/resolve"),
 ];
 
 #[tokio::test]
@@ -128,6 +135,33 @@ async fn what_an_operator_sees() {
     for (target, status) in [(ABSENT, 200), ("bafkqaaa", 404), ("nonsense", 400)] {
         assert_eq!(server.admin("DELETE", &format!("/api/v1/pins/{target}"), &[], b"").await.status, status, "{target}");
     }
+}
+
+#[tokio::test]
+async fn names() {
+    let key = "k51qzi5uqu5dlkw8pxuw9qmqayfdeh4kfebhmreauqdc6a7c3y7d5i9fi8mk9w";
+    let mut memory = Memory::default();
+    let pointee = Pointee::Ipfs { root: parse_cid(ABSENT).expect("a CID"), path: SitePath::parse("/a b").expect("a path") };
+    let resolved = Resolved { pointee, ttl: Some(Duration::from_secs(60)), found_at: SystemTime::UNIX_EPOCH };
+    memory.names.insert("site.example".to_owned(), resolved);
+    let server = start(memory).await;
+    let long = vec![1; 10 * 1024 + 1];
+    let rows: [(&str, String, &[u8], u16, &str); 7] = [
+        ("PUT", key.to_owned(), b"record", 200, "{\"name\":\"k51"),
+        ("PUT", key.to_owned(), b"", 400, "it is empty"),
+        ("PUT", key.to_owned(), &long, 400, "longer"),
+        ("PUT", "nobody".to_owned(), b"record", 400, "no name"),
+        ("GET", "site.example/resolve".to_owned(), b"", 200, &format!("\"path\":\"/ipfs/{ABSENT}/a%20b\"")),
+        ("GET", "absent.example/resolve".to_owned(), b"", 500, "no record"),
+        ("GET", "site.example".to_owned(), b"", 405, ""),
+    ];
+    for (method, target, body, status, expect) in rows {
+        let answer = server.admin(method, &format!("/api/v1/names/{target}"), &[], body).await;
+        assert_eq!(answer.status, status, "{method} {target}: {}", answer.text());
+        assert!(answer.text().contains(expect), "{method} {target}: {}", answer.text());
+    }
+    let list = server.admin("GET", "/api/v1/names", &[], b"").await.text();
+    assert!(list.contains("\"complete\":true") && list.contains("\"name\":\"site.example\""), "{list}");
 }
 
 #[tokio::test]

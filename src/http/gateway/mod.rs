@@ -3,6 +3,7 @@
 mod car;
 mod data;
 mod headers;
+pub(super) mod ipns_record;
 mod listing;
 mod redirects;
 mod tar;
@@ -44,6 +45,12 @@ pub async fn answer(services: &Services, ask: &Ask, clock: &Clock) -> Result<Rep
     if ask.service_worker && content_path.path().segments().is_empty() && ask.place == Place::Path {
         return Err(Refusal::ServiceWorker);
     }
+    if let Some(reply) = ipns_record::to_usual_name(ask, &content_path) {
+        return Ok(reply);
+    }
+    if ask.format == Format::IpnsRecord {
+        return ipns_record::reply(services, ask, &content_path, clock).await;
+    }
     let target = Target::of(services, ask, content_path).await?;
     let reply = match ask.format {
         Format::Deserialized | Format::Json | Format::Cbor => deserialized(services, ask, &target, clock).await,
@@ -51,7 +58,7 @@ pub async fn answer(services: &Services, ask: &Ask, clock: &Clock) -> Result<Rep
         Format::Raw => raw(services, ask, &target, clock).await,
         Format::Car => car::reply(services, ask, &target, clock).await,
         Format::Tar => tar::reply(services, ask, &target, clock).await,
-        Format::IpnsRecord => Err(Refusal::FormatUnavailable(ask.format.name())),
+        Format::IpnsRecord => unreachable!("answered above, before its name is followed"),
     };
     match reply {
         Err(Refusal::Store(error)) if ask.only_if_cached && is_absent(&error) => Err(Refusal::NotAtHand),

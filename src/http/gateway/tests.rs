@@ -399,3 +399,58 @@ async fn suite_cache_headers() {
     let listing = server.get(&format!("/ipfs/{root}/root2/root3/"), &[]).await;
     assert!(listing.header("etag").is_some_and(|etag| etag.starts_with("\"DirIndex-")));
 }
+
+/// A key's record as such, and the one address of its content.
+#[tokio::test]
+async fn ipns_records() {
+    let key = "k51qzi5uqu5dlkw8pxuw9qmqayfdeh4kfebhmreauqdc6a7c3y7d5i9fi8mk9w";
+    let peer_id = "12D3KooWLQzUv2FHWGVPXTXSZpdHs7oHbXub2G5WC8Tx4NQhyd2d";
+    let server = start(Memory::default()).await;
+    let names = &server.services.names;
+    names.put_record(key, "the record".into()).await.expect("taken");
+    let usual = names.put_record(peer_id, "another".into()).await.expect("taken");
+    let kind = "application/vnd.ipfs.ipns-record";
+    let accept = format!("Accept: {kind}");
+    let target = format!("/ipns/{key}?format=ipns-record");
+    let asked = [
+        (target.clone(), "", None),
+        (format!("/ipns/{key}"), accept.as_str(), Some(target.clone())),
+        (format!("/ipns/{key}/?x=1"), accept.as_str(), Some(format!("/ipns/{key}/?format=ipns-record&x=1"))),
+    ];
+    for (target, header, location) in &asked {
+        let answer = server.get(target, &[header]).await;
+        assert_eq!((answer.status, answer.text().as_str()), (200, "the record"), "{target}");
+        for (name, value) in [
+            ("content-type", kind),
+            ("cache-control", "public, max-age=1800"),
+            ("x-content-type-options", "nosniff"),
+            ("vary", "Accept"),
+        ] {
+            assert_eq!(answer.header(name), Some(value), "{target} {name}");
+        }
+        let disposition = answer.header("content-disposition").expect("an attachment");
+        assert!(disposition.starts_with(&format!("attachment; filename=\"{key}.ipns-record\"")), "{disposition}");
+        assert_eq!(answer.header("content-location").map(str::to_owned), *location, "{target}");
+        // kubo's is without quotes, and never gives a 304 (`ipfs-gateway.md` 10, row 7).
+        let etag = answer.header("etag").expect("an etag");
+        assert!(etag.starts_with('"') && etag.ends_with('"'), "{etag}");
+        let same = server.get(target, &[header, &format!("If-None-Match: {etag}")]).await;
+        assert_eq!((same.status, same.body.len()), (304, 0), "{target}");
+        let head = server.ask("HEAD", target, &[header]).await;
+        assert_eq!((head.status, head.header("etag"), head.header("content-length")), (200, Some(etag), Some("10")));
+    }
+    for (target, status) in [
+        (format!("/ipns/{key}/a?format=ipns-record"), 400),
+        ("/ipfs/bafkqaaa?format=ipns-record".to_owned(), 400),
+        ("/ipns/example.com?format=ipns-record".to_owned(), 400),
+        ("/ipns/k51qzi5uqu5dit2ku9mutlfgwyz8u730on38kd10m97m36bjt66my99hb6103f?format=ipns-record".to_owned(), 500),
+    ] {
+        let answer = server.get(&target, &[]).await;
+        assert_eq!(answer.status, status, "{target}: {}", answer.text());
+    }
+    for rest in ["", "/", "/a%20b/c?x=1&format=raw", "?format=ipns-record"] {
+        let answer = server.get(&format!("/ipns/{peer_id}{rest}"), &[]).await;
+        assert_eq!(answer.status, 302, "{rest}");
+        assert_eq!(answer.header("location"), Some(format!("/ipns/{usual}{rest}").as_str()));
+    }
+}
