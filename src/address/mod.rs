@@ -9,6 +9,7 @@
 
 mod cid;
 mod content_path;
+pub mod domain;
 mod hashes;
 mod site_path;
 mod skylink;

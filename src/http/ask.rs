@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use ::http::header::{self, HeaderMap};
 use ::http::request::Parts;
-use ::http::{HeaderName, Method};
+use ::http::{HeaderName, Method, Version};
 
 use crate::address::{AddressError, Skylink};
 
@@ -18,6 +18,8 @@ const QUERY_PAIRS_MAX: usize = 64;
 /// Characters of a path that an error page repeats.
 const PATH_SHOWN_MAX: usize = 512;
 
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const SERVICE_WORKER: HeaderName = HeaderName::from_static("service-worker");
 
 /// Where the content path of a request stands.
@@ -38,6 +40,29 @@ pub enum Place {
         /// With its port, if the request had one.
         host: String,
     },
+}
+
+/// Are the forwarding headers of a peer believed?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trust {
+    Forwarded,
+    Itself,
+}
+
+/// How the reader reached this gateway, proxies in front included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scheme {
+    Http,
+    Https,
+}
+
+impl Scheme {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Scheme::Http => "http",
+            Scheme::Https => "https",
+        }
+    }
 }
 
 /// The two namespaces of content paths.
@@ -156,7 +181,11 @@ pub struct Ask {
     /// The path as asked, without the query.
     pub path: String,
     pub query: Option<String>,
+    /// As a trusted proxy tells it, else as the request does.
     pub host: Option<String>,
+    pub scheme: Scheme,
+    /// An HTTP/1 request line with a whole URL: the way proxies are asked.
+    pub absolute: bool,
     pub origin: Option<String>,
     pub reader: Reader,
     pub format: Format,
@@ -169,7 +198,7 @@ pub struct Ask {
 impl Ask {
     /// Reads a request head. Methods other than GET, HEAD and OPTIONS (and PUT of records), and addresses that do not
     /// parse, are refused.
-    pub fn read(parts: &Parts) -> Result<Ask, Refusal> {
+    pub fn read(parts: &Parts, trust: Trust) -> Result<Ask, Refusal> {
         let path = parts.uri.path();
         let route = route(path);
         let writes = route == Route::Routing && parts.method == Method::PUT;
@@ -177,7 +206,7 @@ impl Ask {
             return Err(Refusal::Method);
         }
         let headers = &parts.headers;
-        let host = host_of(parts);
+        let (forwarded_host, scheme) = forwarded(headers, trust);
         let query = parts.uri.query().map(str::to_owned);
         // Skynet's routes give the parameter `format` other words.
         let (format, format_by) = match route {
@@ -192,13 +221,23 @@ impl Ask {
             format_by,
             path: path.to_owned(),
             query,
-            host,
+            host: forwarded_host.or_else(|| host_of(parts)),
+            scheme,
+            absolute: parts.uri.authority().is_some() && parts.version < Version::HTTP_2,
             origin: text(headers, header::ORIGIN).map(str::to_owned),
             reader: reader(path, headers),
             conditions: Conditions::of(headers),
             only_if_cached: text(headers, header::CACHE_CONTROL).is_some_and(|v| list_has(v, "only-if-cached")),
             service_worker: text(headers, SERVICE_WORKER).is_some_and(|v| v.trim().eq_ignore_ascii_case("script")),
         })
+    }
+
+    /// The host turned out to have a surface of its own: other rules read the path than its first characters told.
+    pub fn set_route(&mut self, route: Route, headers: &HeaderMap) -> Result<(), Refusal> {
+        self.route = route;
+        (self.format, self.format_by) = format(self.query.as_deref(), headers)?;
+        self.reader = page_reader(headers);
+        Ok(())
     }
 
     /// Reads the path of [`Route::Skylink`].
@@ -215,7 +254,7 @@ impl Ask {
 
     /// A plain GET or HEAD of the file itself: the only thing that ready answers are kept for.
     pub fn is_plain(&self) -> bool {
-        self.route == Route::Ipfs
+        matches!(self.route, Route::Ipfs | Route::Skylink)
             && self.place == Place::Path
             && self.query.is_none()
             && self.format == Format::Deserialized
@@ -247,9 +286,26 @@ pub fn reader(path: &str, headers: &HeaderMap) -> Reader {
     if skylink_segment(path).is_some() || path.starts_with("/skynet/") {
         return Reader::Json;
     }
+    page_reader(headers)
+}
+
+fn page_reader(headers: &HeaderMap) -> Reader {
     let html = text(headers, header::ACCEPT)
         .is_some_and(|accept| accept_types(accept).any(|(kind, ..)| kind.eq_ignore_ascii_case("text/html")));
     if html { Reader::Html } else { Reader::Text }
+}
+
+/// Host and scheme of a request as a proxy in front tells them, if it is trusted.
+fn forwarded(headers: &HeaderMap, trust: Trust) -> (Option<String>, Scheme) {
+    let first = |name: HeaderName| {
+        let value = text(headers, name).filter(|_| trust == Trust::Forwarded)?;
+        Some(value.split(',').next().unwrap_or_default().trim().to_owned()).filter(|value| !value.is_empty())
+    };
+    let scheme = match first(X_FORWARDED_PROTO) {
+        Some(proto) if proto.eq_ignore_ascii_case("https") => Scheme::Https,
+        _ => Scheme::Http,
+    };
+    (first(X_FORWARDED_HOST), scheme)
 }
 
 fn route(path: &str) -> Route {
@@ -356,7 +412,7 @@ mod tests {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        Ask::read(&request.body(()).expect("a request").into_parts().0)
+        Ask::read(&request.body(()).expect("a request").into_parts().0, Trust::Forwarded)
     }
 
     #[test]
@@ -393,7 +449,7 @@ mod tests {
             ("DELETE", "/routing/v1/ipns/k51", false),
         ] {
             let request = Request::builder().method(method).uri(uri).body(()).expect("a request");
-            let read = Ask::read(&request.into_parts().0);
+            let read = Ask::read(&request.into_parts().0, Trust::Itself);
             assert_eq!(!matches!(read, Err(Refusal::Method)), taken, "{method} {uri}");
         }
     }

@@ -16,6 +16,7 @@
 pub mod admin;
 pub mod ask;
 pub mod gateway;
+pub mod hosts;
 pub mod page;
 pub mod plan;
 pub mod refusal;

@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use ::http::StatusCode;
 
 use crate::access::{AdminRefused, WriteRefused};
+use crate::address::domain::LabelTooLong;
 use crate::address::{AddressError, Cid};
 use crate::ingest::IngestError;
 use crate::names::NameError;
@@ -49,6 +50,12 @@ pub enum Refusal {
     BadQuery(&'static str),
     #[error("the request header {0} is malformed")]
     BadHeader(&'static str),
+    /// A root that no subdomain can be made of.
+    #[error(transparent)]
+    Label(#[from] LabelTooLong),
+    /// Asked as a proxy for a host that is not served here.
+    #[error("asked as a proxy for another host")]
+    NotServedHere,
     /// A name that is not in its directory, or a file with a path below it.
     #[error("{missing:?} does not exist in this tree")]
     NoSuchPath { missing: String },
@@ -70,9 +77,6 @@ pub enum Refusal {
     /// `format=` or Accept names a format nobody knows.
     #[error("format {0:?} is not known")]
     UnknownFormat(String),
-    /// A known format that this gateway does not make of this content.
-    #[error("format {0} is not available here")]
-    FormatUnavailable(&'static str),
     /// The path ends inside a block of data.
     #[error("the path ends inside the block {0}")]
     InsideBlock(Box<Cid>),
@@ -189,6 +193,18 @@ impl Refusal {
             Refusal::BadHeader(name) => {
                 row(S::BAD_REQUEST, NoStore, format!("the request header {name} is malformed"), "Correct the header.")
             }
+            Refusal::Label(error) => row(
+                S::BAD_REQUEST,
+                Unsaid,
+                error.to_string(),
+                "Use a path gateway, where the CID stands in the path, or a CID with a shorter hash.",
+            ),
+            Refusal::NotServedHere => row(
+                S::MISDIRECTED_REQUEST,
+                NoStore,
+                "this gateway is a proxy for the names that it serves itself, and for no others",
+                "Ask the host itself.",
+            ),
             Refusal::NoSuchPath { missing } => row(
                 S::NOT_FOUND,
                 Unsaid,
@@ -230,12 +246,6 @@ impl Refusal {
             Refusal::UnknownFormat(name) => {
                 row(S::BAD_REQUEST, Unsaid, format!("the format \"{name}\" is not known"), "Leave format= out, or use format=raw.")
             }
-            Refusal::FormatUnavailable(name) => row(
-                S::NOT_ACCEPTABLE,
-                NoStore,
-                format!("this gateway does not answer in the format {name} here"),
-                "Leave format= out to get the file, or use format=raw for the block.",
-            ),
             Refusal::InsideBlock(cid) => row(
                 S::NOT_IMPLEMENTED,
                 NoStore,

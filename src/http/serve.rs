@@ -31,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 use super::admin;
 use super::ask::{Ask, Route, reader};
 use super::gateway;
+use super::hosts;
 use super::page;
 use super::refusal::Refusal;
 use super::reply::{Clock, Reply, ReplyBody, made_here, refuse};
@@ -168,11 +169,14 @@ where
     let clock = Clock::start();
     let (parts, body) = request.into_parts();
     let reader = reader(parts.uri.path(), &parts.headers);
-    let ask = match Ask::read(&parts) {
+    let mut ask = match Ask::read(&parts, services.options.hosts.trust(peer.ip())) {
         Ok(ask) => ask,
         Err(refusal) => return gateway::with_cors(refuse(&refusal, &parts.method, reader)),
     };
     let reply = async {
+        if let Some(reply) = hosts::arrive(services, &mut ask, &parts.headers).await? {
+            return Ok(reply);
+        }
         match ask.route {
             Route::Landing => Ok(landing(services, &ask)),
             Route::Ipfs | Route::Ipns => gateway::answer(services, &ask, &clock).await,

@@ -23,6 +23,7 @@ use crate::records::Extent;
 use crate::store::{BodyStream, FileSource, OpenSkyfile, Store, StoreError};
 use crate::tree::skyfile::SkyfileHead;
 
+use super::hosts::HostRules;
 use super::reply::AnswerCache;
 
 /// Everything the surfaces need. Shared behind an `Arc` by all connections.
@@ -41,6 +42,8 @@ pub struct Services {
 pub struct HttpOptions {
     /// Names and addresses, each with or without port, that the admin listener answers to besides loopback ones.
     pub admin_hosts: Vec<String>,
+    /// Which hosts are served, and how.
+    pub hosts: HostRules,
     /// Path of the sample site, for the landing page.
     pub sample_site: Option<String>,
     /// Connections served at once on the public listener.
@@ -55,6 +58,7 @@ impl Default for HttpOptions {
     fn default() -> Self {
         HttpOptions {
             admin_hosts: Vec::new(),
+            hosts: HostRules::default(),
             sample_site: None,
             // An idle connection costs about 20 KiB: 4,096 of them stay under 100 MiB.
             public_connections_max: 4096,
