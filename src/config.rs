@@ -36,6 +36,7 @@ pub struct Typed {
     pub store: TypedStore,
     pub redundancy: TypedRedundancy,
     pub hosts: Vec<TypedHost>,
+    pub gateway: TypedGateway,
     pub portal: TypedPortal,
     pub names: TypedNames,
     pub limits: TypedLimits,
@@ -76,6 +77,24 @@ pub struct TypedHost {
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+pub struct TypedGateway {
+    /// Written `[[gateway.domains]]`.
+    pub domains: Vec<TypedGatewayDomain>,
+    pub dnslink: Option<bool>,
+    pub trustless_only: Option<bool>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TypedGatewayDomain {
+    pub name: String,
+    pub paths: Option<Vec<String>>,
+    pub subdomains: Option<bool>,
+    pub inline_dnslink: Option<bool>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct TypedPortal {
     pub domains: Vec<String>,
 }
@@ -93,6 +112,8 @@ pub struct TypedNames {
 #[serde(deny_unknown_fields, default)]
 pub struct TypedLimits {
     pub connections: Option<usize>,
+    pub connections_per_address: Option<usize>,
+    pub requests: Option<usize>,
     pub slab_memory_bytes: Option<Size>,
     pub free_space_floor_bytes: Option<Size>,
     pub grace_seconds: Option<u64>,
@@ -156,6 +177,7 @@ pub struct Checked {
     pub store: Store,
     pub redundancy: Redundancy,
     pub hosts: Hosts,
+    pub gateway: Gateway,
     pub portal_domains: Vec<String>,
     pub names: Names,
     pub limits: Limits,
@@ -175,6 +197,28 @@ pub struct Listen {
 pub enum TrustedProxies {
     Loopback,
     These(Vec<IpAddr>),
+}
+
+/// What is served under which host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gateway {
+    pub domains: Vec<GatewayDomain>,
+    /// Are hosts that are not configured answered by their DNSLink?
+    pub dnslink: bool,
+    /// Blocks, CARs and IPNS records only: nothing that a client could not check.
+    pub trustless_only: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GatewayDomain {
+    /// Lower case.
+    pub name: String,
+    pub ipfs: bool,
+    pub ipns: bool,
+    /// Each root has an origin of its own: `{cid}.ipfs.{name}`.
+    pub subdomains: bool,
+    /// Names with a DNSLink stand in one label, without HTTPS, too.
+    pub inline_dnslink: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -234,6 +278,10 @@ pub enum NameResolver {
 pub struct Limits {
     /// Connections open at once on the public listener. Each costs about 20 KiB.
     pub connections: usize,
+    /// Of them, from one address that is not loopback (of IPv6: one /64).
+    pub connections_per_address: usize,
+    /// Requests under way at once on the public listener; beyond them 429.
+    pub requests: usize,
     /// Memory for slabs being written or rebuilt; one at 6 + 3 takes 37 MiB. Also the brake on uploads.
     pub slab_memory_bytes: u64,
     /// Free space below which a folder host takes no more; the folder's own rule if not set.
@@ -249,6 +297,10 @@ const METADATA_BYTES_DEFAULT: u64 = 64 << 20;
 /// The memory room's smallest: below it a folder of ten thousand files does not fit.
 const METADATA_BYTES_MIN: u64 = 4 << 20;
 const CONNECTIONS_DEFAULT: usize = 4096;
+/// A browser opens six for each host, and many people may share an address.
+const CONNECTIONS_PER_ADDRESS_DEFAULT: usize = 512;
+/// Each may read 4 MiB ahead of its client, and mostly does not.
+const REQUESTS_DEFAULT: usize = 2048;
 /// Three slabs at 6 + 3: one fills, one is encoded, one is written.
 const SLAB_MEMORY_DEFAULT: u64 = 3 * (37 << 20);
 /// Process managers wait 30 s or more before they kill.
@@ -295,7 +347,13 @@ impl Typed {
             store: Store { memory_bytes: self.store.memory_bytes.map_or(MEMORY_BYTES_DEFAULT, |size| size.0), metadata_bytes },
             redundancy,
             hosts,
-            portal_domains: self.portal.domains,
+            gateway: self.gateway.check()?,
+            portal_domains: self
+                .portal
+                .domains
+                .iter()
+                .map(|name| check_domain("[portal] domains", name))
+                .collect::<Result<_, _>>()?,
             names: self.names.check()?,
             limits,
         })
@@ -383,17 +441,66 @@ impl TypedNames {
     }
 }
 
+impl TypedGateway {
+    fn check(self) -> Result<Gateway, ConfigError> {
+        let mut domains: Vec<GatewayDomain> = Vec::new();
+        for written in self.domains {
+            let name = check_domain("[[gateway.domains]] name", &written.name)?;
+            if domains.iter().any(|known| known.name == name) {
+                return Err(invalid(format!("[[gateway.domains]] has {name:?} twice")));
+            }
+            let paths = written.paths.unwrap_or_else(|| vec!["/ipfs".to_owned(), "/ipns".to_owned()]);
+            if let Some(unknown) = paths.iter().find(|path| !matches!(path.trim_end_matches('/'), "/ipfs" | "/ipns")) {
+                return Err(invalid(format!("[[gateway.domains]] paths has {unknown:?}: write \"/ipfs\", \"/ipns\" or both")));
+            }
+            let has = |wanted: &str| paths.iter().any(|path| path.trim_end_matches('/') == wanted);
+            domains.push(GatewayDomain {
+                ipfs: has("/ipfs"),
+                ipns: has("/ipns"),
+                subdomains: written.subdomains.unwrap_or(true),
+                inline_dnslink: written.inline_dnslink.unwrap_or(true),
+                name,
+            });
+        }
+        // Browsers resolve `localhost` and all below it to this machine; it can be configured otherwise.
+        if !domains.iter().any(|domain| domain.name == "localhost") {
+            let name = "localhost".to_owned();
+            domains.push(GatewayDomain { name, ipfs: true, ipns: true, subdomains: true, inline_dnslink: false });
+        }
+        let trustless_only = self.trustless_only.unwrap_or(false);
+        Ok(Gateway { domains, dnslink: self.dnslink.unwrap_or(true), trustless_only })
+    }
+}
+
+/// A host name as it is written in a configuration: no port, no scheme, no star.
+fn check_domain(place: &str, name: &str) -> Result<String, ConfigError> {
+    let lower = name.trim_end_matches('.').to_ascii_lowercase();
+    let label = |label: &str| !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
+    if lower.is_empty() || lower.len() > 253 || !lower.split('.').all(label) {
+        return Err(invalid(format!("{place} {name:?} is no host name: write it like \"example.com\", without port or scheme")));
+    }
+    Ok(lower)
+}
+
 impl TypedLimits {
     fn check(self, redundancy: &Redundancy) -> Result<Limits, ConfigError> {
         let limits = Limits {
             connections: self.connections.unwrap_or(CONNECTIONS_DEFAULT),
+            connections_per_address: self.connections_per_address.unwrap_or(CONNECTIONS_PER_ADDRESS_DEFAULT),
+            requests: self.requests.unwrap_or(REQUESTS_DEFAULT),
             slab_memory_bytes: self.slab_memory_bytes.map_or(SLAB_MEMORY_DEFAULT, |size| size.0),
             free_space_floor_bytes: self.free_space_floor_bytes.map(|size| size.0),
             grace: Duration::from_secs(self.grace_seconds.unwrap_or(GRACE_SECONDS_DEFAULT)),
         };
         let slab = u64::from(redundancy.pieces()) * ((4 << 20) + (64 << 10));
-        if limits.connections == 0 {
-            return Err(invalid("[limits] connections is 0: nobody could connect".to_owned()));
+        for (name, limit) in [
+            ("connections", limits.connections),
+            ("connections_per_address", limits.connections_per_address),
+            ("requests", limits.requests),
+        ] {
+            if limit == 0 {
+                return Err(invalid(format!("[limits] {name} is 0: nobody could connect")));
+            }
         }
         if self.slab_memory_bytes.is_some() && limits.slab_memory_bytes < slab {
             let have = limits.slab_memory_bytes;
@@ -489,6 +596,10 @@ mod tests {
             ("[limits]\nconnections = 0", "nobody could connect"),
             ("[limits]\nslab_memory_bytes = \"1 MiB\"", "one slab at this redundancy"),
             ("[listen]\npublic = \"here\"", "invalid socket address"),
+            ("[[gateway.domains]]\nname = \"https://x.org\"", "without port or scheme"),
+            ("[[gateway.domains]]\nname = \"x.org\"\n[[gateway.domains]]\nname = \"X.org.\"", "twice"),
+            ("[[gateway.domains]]\nname = \"x.org\"\npaths = [\"/ipld\"]", "\"/ipfs\", \"/ipns\""),
+            ("[portal]\ndomains = [\"x.org:80\"]", "without port or scheme"),
             ("[names]\nresolver = \"quad9\"", "\"system\", \"none\""),
             ("[names]\nservers = []", "unknown field `servers`"),
             ("[names.static]\n\"a.example\" = 1", "expected a string"),

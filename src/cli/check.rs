@@ -151,7 +151,15 @@ fn names(checked: &Checked) -> Vec<String> {
         NameResolver::Nobody => "DNS is not asked (resolver = \"none\"): only names written here, and IPNS keys".to_owned(),
     };
     let fixed = checked.names.fixed.iter();
-    std::iter::once(resolver).chain(fixed.map(|(name, target)| format!("{name} is {target}, whatever DNS says"))).collect()
+    let domains = checked.gateway.domains.iter().map(|domain| match domain.subdomains {
+        true => format!("{0} serves each root at an origin of its own, below *.ipfs.{0} and *.ipns.{0}", domain.name),
+        false => format!("{} serves all roots by path, on one origin", domain.name),
+    });
+    let others = match checked.gateway.dnslink {
+        true => "any other host is answered by its DNSLink, if it has one".to_owned(),
+        false => "other hosts are path gateways, whatever their DNSLink says ([gateway] dnslink = false)".to_owned(),
+    };
+    domains.chain([others, resolver]).chain(fixed.map(|(name, target)| format!("{name} is {target}, whatever DNS says"))).collect()
 }
 
 /// Hosts by the file system that their folders lie on, for those that exist.

@@ -140,6 +140,18 @@ fn split_label<'a>(host: &HostName, domain: &'a GatewayDomain) -> Option<(&'a Ga
     Some((domain, namespace, host.written.get(..label.len())?.to_owned()))
 }
 
+/// Is this authority a name that content is served under here? Of other names only those with a DNSLink are.
+pub async fn is_served(services: &Services, authority: &str) -> Result<bool, Refusal> {
+    let rules = &services.options.hosts;
+    let host = HostName::parse(authority).ok_or(Refusal::BadHeader("Host"))?;
+    match rules.route(Some(&host)) {
+        HostRoute::Domain(_) | HostRoute::Subdomain { .. } | HostRoute::Portal => Ok(true),
+        // An address is some machine; whether it is this one cannot be told from the address.
+        HostRoute::PathGateway => Ok(is_loopback_host(authority)),
+        HostRoute::Other => Ok(rules.dnslink == DnslinkHosts::Any && services.names.has_dnslink(&host.name).await?),
+    }
+}
+
 /// Finds out where the content path of a request stands, and notes it. Some requests end here: with a redirect to an
 /// origin of their own, or to the one form of an address.
 pub async fn arrive(services: &Services, ask: &mut Ask, headers: &HeaderMap) -> Result<Option<Reply>, Refusal> {

@@ -27,6 +27,7 @@ pub mod services;
 pub mod skynet;
 #[cfg(test)]
 mod testing;
+mod tunnel;
 mod walk;
 
 pub use reply::AnswerCache;

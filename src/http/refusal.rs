@@ -22,6 +22,8 @@ use StatusCode as S;
 
 /// Seconds after which asking again has a fair chance: a catalog rebuild makes progress within seconds.
 const RETRY_REBUILDING_S: u32 = 5;
+/// Requests end within moments, and slow ones make room within seconds.
+const RETRY_TOO_MANY_S: u32 = 5;
 /// Hosts that were too slow may have been busy.
 const RETRY_TIMED_OUT_S: u32 = 10;
 /// Hosts that hold the missing pieces may come back; the node looks at their markers every minute.
@@ -50,6 +52,12 @@ pub enum Refusal {
     BadQuery(&'static str),
     #[error("the request header {0} is malformed")]
     BadHeader(&'static str),
+    /// As much is under way as this gateway takes, in all or from one address.
+    #[error("too many requests or connections at once")]
+    TooMany,
+    /// This gateway only answers what clients can check.
+    #[error("no trustless format was asked for")]
+    TrustlessOnly,
     /// A root that no subdomain can be made of.
     #[error(transparent)]
     Label(#[from] LabelTooLong),
@@ -198,6 +206,16 @@ impl Refusal {
                 Unsaid,
                 error.to_string(),
                 "Use a path gateway, where the CID stands in the path, or a CID with a shorter hash.",
+            ),
+            Refusal::TooMany => {
+                row(S::TOO_MANY_REQUESTS, NoStore, "as many requests are under way as this gateway takes", "Try again in a moment.")
+                    .retry(RETRY_TOO_MANY_S)
+            }
+            Refusal::TrustlessOnly => row(
+                S::BAD_REQUEST,
+                NoStore,
+                "this gateway only answers in formats that a client can check itself",
+                "Ask with format=raw, format=car or format=ipns-record.",
             ),
             Refusal::NotServedHere => row(
                 S::MISDIRECTED_REQUEST,

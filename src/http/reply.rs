@@ -15,6 +15,7 @@ use ::http::{Method, Response, StatusCode};
 use bytes::Bytes;
 use futures::stream::{self, StreamExt};
 use http_body::{Body, Frame, SizeHint};
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::measure::{Class, Endpoint, Measures, Trace};
 use crate::site::content_type;
@@ -53,7 +54,11 @@ impl Clock {
 // ---------------------------------------------------------------- bodies
 
 /// The body of a reply.
-pub struct ReplyBody(Kind);
+pub struct ReplyBody {
+    kind: Kind,
+    /// Given back when the body is dropped.
+    _permit: Option<OwnedSemaphorePermit>,
+}
 
 enum Kind {
     Empty,
@@ -79,13 +84,22 @@ pub enum BodyError {
 }
 
 impl ReplyBody {
+    fn of(kind: Kind) -> ReplyBody {
+        ReplyBody { kind, _permit: None }
+    }
+
     pub fn empty() -> ReplyBody {
-        ReplyBody(Kind::Empty)
+        ReplyBody::of(Kind::Empty)
+    }
+
+    /// The permit is given back when the body is.
+    pub fn holding(self, permit: OwnedSemaphorePermit) -> ReplyBody {
+        ReplyBody { kind: self.kind, _permit: Some(permit) }
     }
 
     pub fn full(bytes: impl Into<Bytes>) -> ReplyBody {
         let bytes = bytes.into();
-        if bytes.is_empty() { ReplyBody::empty() } else { ReplyBody(Kind::Once(bytes)) }
+        if bytes.is_empty() { ReplyBody::empty() } else { ReplyBody::of(Kind::Once(bytes)) }
     }
 }
 
@@ -94,11 +108,11 @@ impl Body for ReplyBody {
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match &mut self.0 {
+        match &mut self.kind {
             Kind::Empty => Poll::Ready(None),
             Kind::Once(bytes) => {
                 let bytes = std::mem::take(bytes);
-                self.0 = Kind::Empty;
+                self.kind = Kind::Empty;
                 Poll::Ready(Some(Ok(Frame::data(bytes))))
             }
             Kind::Stream(streaming) => streaming.poll_next(context),
@@ -106,7 +120,7 @@ impl Body for ReplyBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.0 {
+        match &self.kind {
             Kind::Empty => true,
             Kind::Once(_) => false,
             Kind::Stream(streaming) => streaming.left_bytes == Some(0),
@@ -114,7 +128,7 @@ impl Body for ReplyBody {
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.0 {
+        match &self.kind {
             Kind::Empty => SizeHint::with_exact(0),
             Kind::Once(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Kind::Stream(streaming) => streaming.left_bytes.map_or_else(SizeHint::default, SizeHint::with_exact),
@@ -352,7 +366,7 @@ impl Delivery<'_> {
             meter.finish();
             return Ok(ReplyBody::full(first));
         }
-        Ok(ReplyBody(Kind::Stream(Box::new(Streaming { first: Some(first), rest, left_bytes: Some(length), meter }))))
+        Ok(ReplyBody::of(Kind::Stream(Box::new(Streaming { first: Some(first), rest, left_bytes: Some(length), meter }))))
     }
 
     /// The first part's bytes are fetched before the head leaves: the text before it is joined to them.
@@ -434,7 +448,7 @@ pub fn made_on_the_way(services: &Services, clock: &Clock, first: Bytes, rest: B
         first_byte: clock.started.elapsed(),
         counted: false,
     };
-    ReplyBody(Kind::Stream(Box::new(Streaming { first: Some(first), rest, left_bytes: None, meter })))
+    ReplyBody::of(Kind::Stream(Box::new(Streaming { first: Some(first), rest, left_bytes: None, meter })))
 }
 
 /// Writes where the bytes came from and how long it took (RFC 9211, Server-Timing). No host names.

@@ -4,16 +4,17 @@
 //! On shutdown no connection is accepted any more, idle ones are closed, and those with a request under way have
 //! [`HttpOptions::grace`](super::HttpOptions) to end it; an upload that is acknowledged is never cut.
 
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use ::http::{Request, Response};
+use ::http::{Method, Request, Response};
 use bytes::Bytes;
 use http_body::Body;
 use hyper::body::Incoming;
@@ -22,9 +23,9 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -38,6 +39,7 @@ use super::reply::{Clock, Reply, ReplyBody, made_here, refuse};
 use super::routing;
 use super::services::Services;
 use super::skynet;
+use super::tunnel::{self, Within};
 
 /// Connections served at once on the admin listener: an operator, a scraper, and a few parallel uploads.
 const ADMIN_CONNECTIONS_MAX: usize = 256;
@@ -54,6 +56,8 @@ const H2_STREAMS_MAX: u32 = 128;
 /// From the head of a request to the head of its reply: longer than the store's own time-outs, so that it only ends
 /// what they missed.
 const REPLY_HEAD_MAX: Duration = Duration::from_secs(120);
+/// Telling a client that it has too many connections: it fits the socket's buffer, so this only ends what hangs.
+const TURN_AWAY_MAX: Duration = Duration::from_secs(5);
 /// After a failed accept (out of file descriptors) before the next try.
 const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(50);
 
@@ -66,24 +70,39 @@ pub struct Listeners {
 /// Serves until `shutdown` is cancelled and the requests under way have ended, or their grace time has.
 pub async fn run(listeners: Listeners, services: Arc<Services>, shutdown: CancellationToken) {
     let grace = services.options.grace;
-    let public_limits = Limits { connections_max: services.options.public_connections_max, grace };
-    let admin_limits = Limits { connections_max: ADMIN_CONNECTIONS_MAX, grace };
+    let public_limits = Limits {
+        connections_max: services.options.public_connections_max,
+        per_address_max: services.options.connections_per_address_max,
+        grace,
+    };
+    // Whoever has the key may have all of them.
+    let admin_limits = Limits { connections_max: ADMIN_CONNECTIONS_MAX, per_address_max: ADMIN_CONNECTIONS_MAX, grace };
     let router = admin::router(services.clone());
-    let public =
-        accept(listeners.public, public_limits, shutdown.clone(), |peer| PublicService { services: services.clone(), peer });
-    let admin = accept(listeners.admin, admin_limits, shutdown, |_| TowerToHyperService::new(router.clone()));
+    let public = accept(listeners.public, public_limits, shutdown.clone(), |peer, permits| PublicService {
+        services: services.clone(),
+        peer,
+        permits: permits.clone(),
+        within: Within::Socket,
+    });
+    let admin = accept(listeners.admin, admin_limits, shutdown, |_, _| TowerToHyperService::new(router.clone()));
     tokio::join!(public, admin);
 }
 
 /// What differs from listener to listener.
 struct Limits {
     connections_max: usize,
+    /// From one address that is not loopback: a proxy on this machine speaks for many.
+    per_address_max: usize,
     grace: Duration,
 }
 
 /// Accepts connections and serves each with a service of its own.
-async fn accept<S, B>(listener: TcpListener, limits: Limits, shutdown: CancellationToken, new_service: impl Fn(SocketAddr) -> S)
-where
+async fn accept<S, B>(
+    listener: TcpListener,
+    limits: Limits,
+    shutdown: CancellationToken,
+    new_service: impl Fn(SocketAddr, &Arc<Semaphore>) -> S,
+) where
     S: Service<Request<Incoming>, Response = Response<B>> + Send + 'static,
     S::Future: Send + 'static,
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -92,6 +111,7 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let permits = Arc::new(Semaphore::new(limits.connections_max));
+    let addresses = Addresses::default();
     let graceful = GracefulShutdown::new();
     let builder = connection_builder();
     loop {
@@ -108,15 +128,20 @@ where
                 continue;
             }
         };
+        let Some(place) = addresses.enter(peer.ip(), limits.per_address_max) else {
+            turn_away(stream, permit);
+            continue;
+        };
         // Without it small replies wait for the client's delayed acknowledgement.
         let _ = stream.set_nodelay(true);
-        let connection = builder.serve_connection(TokioIo::new(StallGuard::new(stream)), new_service(peer)).into_owned();
+        let connection =
+            builder.serve_connection_with_upgrades(TokioIo::new(StallGuard::new(stream)), new_service(peer, &permits)).into_owned();
         let connection = graceful.watch(connection);
         tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, %peer, "connection ended");
             }
-            drop(permit);
+            drop((permit, place));
         });
     }
     drop(listener);
@@ -125,7 +150,64 @@ where
     }
 }
 
-fn connection_builder() -> auto::Builder<TokioExecutor> {
+/// Connections that are open, by the address they come from.
+#[derive(Clone, Default)]
+struct Addresses(Arc<Mutex<HashMap<IpAddr, usize>>>);
+
+/// One of them; it leaves when it is dropped.
+struct AddressPlace {
+    address: IpAddr,
+    addresses: Addresses,
+}
+
+impl Addresses {
+    /// `None` if as many are open as there may be.
+    fn enter(&self, peer: IpAddr, max: usize) -> Option<AddressPlace> {
+        let address = client_address(peer);
+        let mut open = self.0.lock().expect("no panic under this lock");
+        let count = open.entry(address).or_default();
+        if *count >= max && !address.is_loopback() {
+            return None;
+        }
+        *count += 1;
+        Some(AddressPlace { address, addresses: self.clone() })
+    }
+}
+
+impl Drop for AddressPlace {
+    fn drop(&mut self) {
+        let mut open = self.addresses.0.lock().expect("no panic under this lock");
+        if let Some(count) = open.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                open.remove(&self.address);
+            }
+        }
+    }
+}
+
+/// What one client has: an IPv4 address, or of IPv6 a network of 64 bits, which any host has whole.
+fn client_address(peer: IpAddr) -> IpAddr {
+    match peer.to_canonical() {
+        IpAddr::V6(address) if !address.is_loopback() => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),
+        address => address,
+    }
+}
+
+/// Tells a client why its connection is closed at once.
+fn turn_away(mut stream: TcpStream, permit: OwnedSemaphorePermit) {
+    const REPLY: &[u8] = b"HTTP/1.1 429 Too Many Requests\r\nretry-after: 5\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+    tokio::spawn(async move {
+        let told = async {
+            stream.write_all(REPLY).await?;
+            stream.shutdown().await
+        };
+        let _ = tokio::time::timeout(TURN_AWAY_MAX, told).await;
+        drop(permit);
+    });
+}
+
+pub(super) fn connection_builder() -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
@@ -143,9 +225,12 @@ fn connection_builder() -> auto::Builder<TokioExecutor> {
 }
 
 /// The public surfaces, as hyper sees them.
-struct PublicService {
-    services: Arc<Services>,
-    peer: SocketAddr,
+pub(super) struct PublicService {
+    pub services: Arc<Services>,
+    pub peer: SocketAddr,
+    /// Of the listener's connections.
+    pub permits: Arc<Semaphore>,
+    pub within: Within,
 }
 
 impl Service<Request<Incoming>> for PublicService {
@@ -155,7 +240,17 @@ impl Service<Request<Incoming>> for PublicService {
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let (services, peer) = (self.services.clone(), self.peer);
-        Box::pin(async move { Ok(answer(&services, request, peer).await) })
+        if request.method() == Method::CONNECT {
+            let (permits, within) = (self.permits.clone(), self.within);
+            return Box::pin(async move { Ok(tunnel::open(services, request, peer, within, &permits).await) });
+        }
+        Box::pin(async move {
+            // Held until the last byte of the body is out.
+            let Ok(permit) = services.requests.clone().try_acquire_owned() else {
+                return Ok(refuse(&Refusal::TooMany, request.method(), reader(request.uri().path(), request.headers())));
+            };
+            Ok(answer(&services, request, peer).await.map(|body| body.holding(permit)))
+        })
     }
 }
 

@@ -13,6 +13,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use serde::Serialize;
+use tokio::sync::Semaphore;
 
 use crate::access::Access;
 use crate::address::{Address, Cid, Skylink};
@@ -34,8 +35,14 @@ pub struct Services {
     pub access: Arc<Access>,
     pub measures: Arc<Measures>,
     pub answers: AnswerCache,
+    /// One permit for each request that may be under way on the public listener.
+    pub requests: Arc<Semaphore>,
     pub options: HttpOptions,
 }
+
+/// Requests under way at once on the public listener, unless configured: each may read 4 MiB ahead, and has at most some
+/// hundred KiB on the average.
+pub const REQUESTS_AT_ONCE_DEFAULT: usize = 2048;
 
 /// The room's part of the configuration.
 #[derive(Debug, Clone)]
@@ -44,10 +51,14 @@ pub struct HttpOptions {
     pub admin_hosts: Vec<String>,
     /// Which hosts are served, and how.
     pub hosts: HostRules,
+    /// Blocks, CARs and IPNS records only (`ipfs-gateway.md` 2.2, strict mode).
+    pub trustless_only: bool,
     /// Path of the sample site, for the landing page.
     pub sample_site: Option<String>,
     /// Connections served at once on the public listener.
     pub public_connections_max: usize,
+    /// Of them, from one address that is not loopback.
+    pub connections_per_address_max: usize,
     /// Time for requests under way to end after a shutdown was asked for.
     pub grace: Duration,
     /// Bytes of ready answers kept in memory (root and path -> file and headers).
@@ -59,9 +70,12 @@ impl Default for HttpOptions {
         HttpOptions {
             admin_hosts: Vec::new(),
             hosts: HostRules::default(),
+            trustless_only: false,
             sample_site: None,
             // An idle connection costs about 20 KiB: 4,096 of them stay under 100 MiB.
             public_connections_max: 4096,
+            // A browser opens six for each host, and many people may share an address.
+            connections_per_address_max: 512,
             // A large slab upload needs some seconds.
             grace: Duration::from_secs(30),
             // An answer takes about 2 KiB: 16 MiB keep the 8,000 most used paths.

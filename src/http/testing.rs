@@ -313,6 +313,7 @@ pub async fn start_with(memory: Memory, public_connections_max: usize) -> TestSe
         access: Arc::new(Access::with_key(KEY)),
         measures: Arc::new(Measures::default()),
         answers: AnswerCache::new(options.answers_bytes),
+        requests: Arc::new(tokio::sync::Semaphore::new(super::services::REQUESTS_AT_ONCE_DEFAULT)),
         options,
     });
     let bind = || TcpListener::bind("127.0.0.1:0");

@@ -26,11 +26,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::access::{Access, AccessError, KeyFile};
-use crate::config::{Checked, Hosts, NameResolver, SharedHosts};
+use crate::config::{Checked, Hosts, NameResolver, SharedHosts, TrustedProxies};
+use crate::http::ask::Namespace;
+use crate::http::hosts::{DnslinkHosts, DnslinkLabels, GatewayDomain, HostRules, Subdomains};
 use crate::http::{AnswerCache, HttpOptions, Listeners, Services};
 use crate::ingest::Ingest;
 use crate::measure::Measures;
@@ -173,8 +176,11 @@ async fn open(
     first_start.end()?;
     let options = HttpOptions {
         admin_hosts: vec![config.listen.admin.to_string(), config.listen.admin.ip().to_string()],
+        hosts: host_rules(config),
+        trustless_only: config.gateway.trustless_only,
         sample_site: sample.clone(),
         public_connections_max: config.limits.connections,
+        connections_per_address_max: config.limits.connections_per_address,
         grace: config.limits.grace,
         ..HttpOptions::default()
     };
@@ -186,9 +192,31 @@ async fn open(
         access: Arc::new(access),
         measures,
         answers: AnswerCache::new(options.answers_bytes),
+        requests: Arc::new(Semaphore::new(config.limits.requests)),
         options,
     };
     Ok(Opened { services: Arc::new(services), store, records, hosts, sample })
+}
+
+fn host_rules(config: &Checked) -> HostRules {
+    let domain = |domain: &crate::config::GatewayDomain| {
+        let namespaces = [(domain.ipfs, Namespace::Ipfs), (domain.ipns, Namespace::Ipns)];
+        GatewayDomain {
+            name: domain.name.clone(),
+            paths: namespaces.into_iter().filter(|(served, _)| *served).map(|(_, namespace)| namespace).collect(),
+            subdomains: if domain.subdomains { Subdomains::Served } else { Subdomains::None },
+            dnslink_labels: if domain.inline_dnslink { DnslinkLabels::Inlined } else { DnslinkLabels::Dotted },
+        }
+    };
+    HostRules {
+        domains: config.gateway.domains.iter().map(domain).collect(),
+        portal_domains: config.portal_domains.clone(),
+        dnslink: if config.gateway.dnslink { DnslinkHosts::Any } else { DnslinkHosts::None },
+        trusted_proxies: match &config.listen.trusted_proxies {
+            TrustedProxies::Loopback => None,
+            TrustedProxies::These(these) => Some(these.clone()),
+        },
+    }
 }
 
 /// The kinds signed by their owners, each with the check of the room that knows it.

@@ -37,6 +37,9 @@ pub async fn answer(services: &Services, ask: &Ask, clock: &Clock) -> Result<Rep
     if ask.method == Method::OPTIONS {
         return Ok(Response::new(ReplyBody::empty()));
     }
+    if services.options.trustless_only && !matches!(ask.format, Format::Raw | Format::Car | Format::IpnsRecord) {
+        return Err(Refusal::TrustlessOnly);
+    }
     let ready = if ask.is_plain() { services.answers.get(&ask.path) } else { None };
     if let Some(plan) = ready {
         return deliver(services, ask, clock, &plan).await;
