@@ -163,13 +163,26 @@ impl Format {
 }
 
 /// What a format was asked by. `format=` wins (IPIP-0523).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FormatBy {
     /// Neither.
     Nothing,
     Query,
-    /// Accept, with the parameters of the media type that was chosen: `version=1; order=dfs`, without the weight.
-    Accept(String),
+    Accept,
+}
+
+/// The form that is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AskedFormat {
+    pub format: Format,
+    pub by: FormatBy,
+    /// What Accept says beside the format's media type, without the weight: `version=1; order=dfs`.
+    pub parameters: String,
+}
+
+impl AskedFormat {
+    /// Files and directories.
+    pub const NONE: AskedFormat = AskedFormat { format: Format::Deserialized, by: FormatBy::Nothing, parameters: String::new() };
 }
 
 /// One request, parsed.
@@ -190,6 +203,8 @@ pub struct Ask {
     pub reader: Reader,
     pub format: Format,
     pub format_by: FormatBy,
+    /// See [`AskedFormat::parameters`].
+    pub format_parameters: String,
     pub conditions: Conditions,
     pub only_if_cached: bool,
     pub service_worker: bool,
@@ -209,16 +224,17 @@ impl Ask {
         let (forwarded_host, scheme) = forwarded(headers, trust);
         let query = parts.uri.query().map(str::to_owned);
         // Skynet's routes give the parameter `format` other words.
-        let (format, format_by) = match route {
+        let asked = match route {
             Route::Ipfs | Route::Ipns => format(query.as_deref(), headers)?,
-            Route::Landing | Route::Skylink | Route::Routing | Route::Unknown => (Format::Deserialized, FormatBy::Nothing),
+            Route::Landing | Route::Skylink | Route::Routing | Route::Unknown => AskedFormat::NONE,
         };
         Ok(Ask {
             method: parts.method.clone(),
             place: Place::Path,
             route,
-            format,
-            format_by,
+            format: asked.format,
+            format_by: asked.by,
+            format_parameters: asked.parameters,
             path: path.to_owned(),
             query,
             host: forwarded_host.or_else(|| host_of(parts)),
@@ -235,7 +251,8 @@ impl Ask {
     /// The host turned out to have a surface of its own: other rules read the path than its first characters told.
     pub fn set_route(&mut self, route: Route, headers: &HeaderMap) -> Result<(), Refusal> {
         self.route = route;
-        (self.format, self.format_by) = format(self.query.as_deref(), headers)?;
+        let asked = format(self.query.as_deref(), headers)?;
+        (self.format, self.format_by, self.format_parameters) = (asked.format, asked.by, asked.parameters);
         self.reader = page_reader(headers);
         Ok(())
     }
@@ -327,33 +344,35 @@ fn skylink_segment(path: &str) -> Option<&str> {
     (base64 || base32).then_some(segment)
 }
 
-/// `format=` wins over Accept (IPIP-0523).
-fn format(query: Option<&str>, headers: &HeaderMap) -> Result<(Format, FormatBy), Refusal> {
-    if let Some(name) = query.and_then(|query| parameter(query, "format")) {
-        return match Format::NAMES.iter().find(|(known, _)| *known == name) {
-            Some((_, format)) => Ok((*format, FormatBy::Query)),
-            None => Err(Refusal::UnknownFormat(name.chars().take(64).collect())),
-        };
-    }
-    Ok(text(headers, header::ACCEPT).map_or((Format::Deserialized, FormatBy::Nothing), format_of_accept))
+/// `format=` wins over Accept (IPIP-0523); what Accept says beside the same media type still counts.
+fn format(query: Option<&str>, headers: &HeaderMap) -> Result<AskedFormat, Refusal> {
+    let accept = text(headers, header::ACCEPT).unwrap_or_default();
+    let Some(name) = query.and_then(|query| parameter(query, "format")) else { return Ok(format_of_accept(accept)) };
+    let Some((_, format)) = Format::NAMES.iter().find(|(known, _)| *known == name) else {
+        return Err(Refusal::UnknownFormat(name.chars().take(64).collect()));
+    };
+    let parameters = accept_types(accept).find(|(kind, ..)| format_of_type(kind) == Some(*format)).map(|(.., said)| said);
+    Ok(AskedFormat { format: *format, by: FormatBy::Query, parameters: parameters.unwrap_or_default() })
+}
+
+fn format_of_type(kind: &str) -> Option<Format> {
+    Format::TYPES.iter().find(|(name, _)| kind.eq_ignore_ascii_case(name)).map(|(_, format)| *format)
 }
 
 /// The format of the weightiest type that is known; of equal ones the first. Pages are a type like the others.
-fn format_of_accept(accept: &str) -> (Format, FormatBy) {
-    let mut best: (u16, Format, FormatBy) = (0, Format::Deserialized, FormatBy::Nothing);
-    for (kind, weight, parameters) in accept_types(accept) {
-        if kind.eq_ignore_ascii_case("text/html") && weight > best.0 {
-            best = (weight, Format::Deserialized, FormatBy::Nothing);
-            continue;
-        }
-        let known = Format::TYPES.iter().find(|(name, _)| kind.eq_ignore_ascii_case(name));
-        if let Some((_, format)) = known
-            && weight > best.0
-        {
-            best = (weight, *format, FormatBy::Accept(parameters));
+fn format_of_accept(accept: &str) -> AskedFormat {
+    let mut best = (0, AskedFormat::NONE);
+    for (kind, weight, parameters) in accept_types(accept).filter(|(_, weight, _)| *weight > 0) {
+        let found = match format_of_type(kind) {
+            Some(format) => AskedFormat { format, by: FormatBy::Accept, parameters },
+            None if kind.eq_ignore_ascii_case("text/html") => AskedFormat::NONE,
+            None => continue,
+        };
+        if weight > best.0 {
+            best = (weight, found);
         }
     }
-    (best.1, best.2)
+    best.1
 }
 
 /// Media types of an Accept header with their weights in thousandths, and their parameters but for the weight.
@@ -457,24 +476,31 @@ mod tests {
     #[test]
     fn formats() {
         use Format::*;
-        let by = |parameters: &str| FormatBy::Accept(parameters.to_owned());
         let rows = [
-            ("/", "", Deserialized, FormatBy::Nothing),
-            ("/?format=raw", "", Raw, FormatBy::Query),
-            ("/", "application/vnd.ipld.raw", Raw, by("")),
-            ("/?format=raw", "application/vnd.ipld.car", Raw, FormatBy::Query),
-            ("/?format=car", "application/vnd.ipld.raw", Car, FormatBy::Query),
-            ("/", "application/vnd.ipld.car;q=0.5, application/vnd.ipld.raw", Raw, by("")),
-            ("/", "text/html;q=0.8, application/vnd.ipld.car; version=1;q=0.9; order=dfs", Car, by("version=1; order=dfs")),
-            ("/", "text/html, application/vnd.ipld.car;q=0.9", Deserialized, FormatBy::Nothing),
-            ("/", "text/html,application/xhtml+xml,*/*;q=0.8", Deserialized, FormatBy::Nothing),
-            ("/", "application/json", Json, by("")),
-            ("/", "application/vnd.ipld.raw;q=0", Deserialized, FormatBy::Nothing),
+            ("/", "", Deserialized, FormatBy::Nothing, ""),
+            ("/?format=raw", "", Raw, FormatBy::Query, ""),
+            ("/", "application/vnd.ipld.raw", Raw, FormatBy::Accept, ""),
+            ("/?format=raw", "application/vnd.ipld.car", Raw, FormatBy::Query, ""),
+            ("/?format=car", "application/vnd.ipld.raw", Car, FormatBy::Query, ""),
+            ("/?format=car", "text/html, application/vnd.ipld.car; dups=y;q=0.1", Car, FormatBy::Query, "dups=y"),
+            ("/", "application/vnd.ipld.car;q=0.5, application/vnd.ipld.raw", Raw, FormatBy::Accept, ""),
+            (
+                "/",
+                "text/html;q=0.8, application/vnd.ipld.car; version=1;q=0.9; order=dfs",
+                Car,
+                FormatBy::Accept,
+                "version=1; order=dfs",
+            ),
+            ("/", "text/html, application/vnd.ipld.car;q=0.9", Deserialized, FormatBy::Nothing, ""),
+            ("/", "text/html,application/xhtml+xml,*/*;q=0.8", Deserialized, FormatBy::Nothing, ""),
+            ("/", "application/json", Json, FormatBy::Accept, ""),
+            ("/", "application/vnd.ipld.raw;q=0", Deserialized, FormatBy::Nothing, ""),
         ];
-        for (uri, accept, expect, expect_by) in rows {
+        for (uri, accept, expect, expect_by, parameters) in rows {
             let uri = format!("/ipfs/{CID}{uri}");
             let found = ask(&uri, &[("accept", accept)]).expect("parses");
-            assert_eq!((found.format, found.format_by), (expect, expect_by), "{uri} {accept}");
+            let seen = (found.format, found.format_by, found.format_parameters.as_str());
+            assert_eq!(seen, (expect, expect_by, parameters), "{uri} {accept}");
         }
         assert!(matches!(ask(&format!("/ipfs/{CID}?format=bogus"), &[]), Err(Refusal::UnknownFormat(name)) if name == "bogus"));
     }

@@ -52,14 +52,27 @@ pub struct DagPage {
     pub text: String,
 }
 
-/// What a listing says about itself, for the path style of addresses.
+/// What a listing says about itself.
 pub struct ListingPage {
-    /// Text of the root as it stands in the request path.
+    /// `ipfs` or `ipns`.
+    pub namespace: &'static str,
+    /// Text of the root as it stands in the address.
     pub root_text: String,
-    /// Decoded names below the root.
+    /// Decoded names below the root, as far as they stand in the address.
     pub segments: Vec<String>,
     /// The request path up to its last slash, as asked (percent-encoded).
     pub request_path: String,
+    pub links: ListingLinks,
+}
+
+/// Where the links of a listing lead (`ipfs-gateway.md` 3).
+pub enum ListingLinks {
+    /// Path gateway: all on this host.
+    Here,
+    /// Subdomain gateway: folders above and CIDs by path on this host, which redirects them to origins of their own.
+    Gateway { host: String },
+    /// A host with a DNSLink: folders above on itself; it has no `/ipfs/`, so CIDs are explained elsewhere.
+    Dnslink { host: String },
 }
 
 /// One row of a listing.
@@ -73,16 +86,22 @@ pub struct ListingRow<'a> {
 impl ListingPage {
     /// Everything before the rows.
     pub fn opening(&self) -> String {
-        let title = format!("/ipfs/{}{}", self.root_text, self.segments.iter().map(|s| format!("/{s}")).collect::<String>());
-        let mut crumb_path = format!("/ipfs/{}", self.root_text);
+        let names: String = self.segments.iter().map(|name| format!("/{name}")).collect();
+        let title = format!("/{}/{}{names}", self.namespace, self.root_text);
+        let by_path = format!("/{}/{}", self.namespace, self.root_text);
+        let (root_link, mut crumb_path) = match &self.links {
+            ListingLinks::Here => (by_path.clone(), by_path),
+            ListingLinks::Gateway { host } => (format!("//{host}{by_path}"), format!("//{host}{by_path}")),
+            ListingLinks::Dnslink { host } => (format!("//{host}/"), format!("//{host}")),
+        };
         let crumbs = html! {
-            "/ipfs/" a href=(crumb_path) { (self.root_text) }
+            "/" (self.namespace) "/" a href=(root_link) { (self.root_text) }
             @for name in &self.segments {
                 ({ crumb_path.push('/'); crumb_path.extend(utf8_percent_encode(name, PATH_SET)); "/" })
                 a href=(crumb_path) { (name) }
             }
         };
-        let mut text = html! { (DOCTYPE) (head(&title)) }.into_string();
+        let mut text = html! { (DOCTYPE) (PreEscaped("<html lang=\"en\">")) (head(&title)) }.into_string();
         let body = html! {
             h1 { "Index of " (crumbs) }
             @if !self.segments.is_empty() { p { (self.back_link()) } }
@@ -106,7 +125,20 @@ impl ListingPage {
             tr {
                 td {
                     a href={ (self.request_path) (encoded) } { (row.name) } br;
-                    a class="ipfs-hash" translate="no" href={ "/ipfs/" (row.cid_text) "?filename=" (filename) } { (short_cid(row.cid_text)) }
+                    @match &self.links {
+                        ListingLinks::Here => {
+                            a class="ipfs-hash" translate="no" href={ "/ipfs/" (row.cid_text) "?filename=" (filename) } { (short_cid(row.cid_text)) }
+                        }
+                        ListingLinks::Gateway { host } => {
+                            a class="ipfs-hash" translate="no" href={ "//" (host) "/ipfs/" (row.cid_text) "?filename=" (filename) } {
+                                (short_cid(row.cid_text))
+                            }
+                        }
+                        ListingLinks::Dnslink { .. } => {
+                            a class="ipfs-hash" translate="no" href={ "https://cid.ipfs.tech/#" (row.cid_text) } target="_blank"
+                                rel="noreferrer noopener" { (short_cid(row.cid_text)) }
+                        }
+                    }
                 }
                 td { (human_size(row.size_bytes)) }
             }
@@ -215,7 +247,7 @@ pub fn landing(sample_site: Option<&str>) -> String {
 
 /// A whole page with the common look.
 pub fn page(title: &str, body: &Markup) -> String {
-    html! { (DOCTYPE) (head(title)) body { (body) } }.into_string()
+    html! { (DOCTYPE) html lang="en" { (head(title)) body { (body) } } }.into_string()
 }
 
 fn head(title: &str) -> Markup {
@@ -238,9 +270,11 @@ mod tests {
     #[test]
     fn listing_has_the_suites_links() {
         let page = ListingPage {
+            namespace: "ipfs",
             root_text: ROOT.to_owned(),
             segments: vec!["ą".to_owned(), "ę".to_owned()],
             request_path: format!("/ipfs/{ROOT}/%C4%85/%C4%99/"),
+            links: ListingLinks::Here,
         };
         let mut text = page.opening();
         page.write_row(&ListingRow { name: "file-źł.txt", cid_text: FILE, size_bytes: 34 }, &mut text);
@@ -259,8 +293,56 @@ mod tests {
     }
 
     #[test]
+    fn links_of_listings_on_origins_of_their_own() {
+        let row = ListingRow { name: "a b", cid_text: FILE, size_bytes: 1 };
+        let page = |namespace, root: &str, links| {
+            let page = ListingPage {
+                namespace,
+                root_text: root.to_owned(),
+                segments: vec!["ą".to_owned()],
+                request_path: "/%C4%85/".to_owned(),
+                links,
+            };
+            let mut text = page.opening();
+            page.write_row(&row, &mut text);
+            text
+        };
+        let on_gateway = page("ipfs", ROOT, ListingLinks::Gateway { host: "example.com:80".to_owned() });
+        let on_dnslink = page("ipns", "site.example", ListingLinks::Dnslink { host: "site.example".to_owned() });
+        for (text, expect) in [
+            (
+                &on_gateway,
+                format!(
+                    "/ipfs/<a href=\"//example.com:80/ipfs/{ROOT}\">{ROOT}</a>/<a href=\"//example.com:80/ipfs/{ROOT}/%C4%85\">ą</a>"
+                ),
+            ),
+            (&on_gateway, "<a href=\"/%C4%85/..\">..</a>".to_owned()),
+            (&on_gateway, "<a href=\"/%C4%85/a%20b\">a b</a>".to_owned()),
+            (
+                &on_gateway,
+                format!("<a class=\"ipfs-hash\" translate=\"no\" href=\"//example.com:80/ipfs/{FILE}?filename=a%2520b\">"),
+            ),
+            (&on_dnslink, "/ipns/<a href=\"//site.example/\">site.example</a>/<a href=\"//site.example/%C4%85\">ą</a>".to_owned()),
+            (
+                &on_dnslink,
+                format!(
+                    "<a class=\"ipfs-hash\" translate=\"no\" href=\"https://cid.ipfs.tech/#{FILE}\" target=\"_blank\" rel=\"noreferrer noopener\">"
+                ),
+            ),
+        ] {
+            assert!(text.contains(&expect), "{expect}\n{text}");
+        }
+    }
+
+    #[test]
     fn a_root_listing_has_no_way_up_and_is_small() {
-        let page = ListingPage { root_text: ROOT.to_owned(), segments: vec![], request_path: format!("/ipfs/{ROOT}/") };
+        let page = ListingPage {
+            namespace: "ipfs",
+            root_text: ROOT.to_owned(),
+            segments: vec![],
+            request_path: format!("/ipfs/{ROOT}/"),
+            links: ListingLinks::Here,
+        };
         let mut text = page.opening();
         for name in ["a.txt", "<b>&\"'.html", "100%.txt", "d"] {
             page.write_row(&ListingRow { name, cid_text: FILE, size_bytes: 1 << 20 }, &mut text);

@@ -10,7 +10,7 @@ use ::http::{Method, Response, StatusCode};
 use bytes::{Bytes, BytesMut};
 use futures::stream::{self, StreamExt, TryStreamExt};
 
-use super::super::ask::{Ask, FormatBy};
+use super::super::ask::Ask;
 use super::super::plan::{Disposition, ascii, not_modified};
 use super::super::refusal::Refusal;
 use super::super::reply::{Clock, Reply, ReplyBody, made_on_the_way, stamp};
@@ -87,8 +87,7 @@ impl CarAsk {
 
 /// A parameter of the media type that Accept names.
 fn accept_parameter(ask: &Ask, name: &str) -> Option<String> {
-    let FormatBy::Accept(parameters) = &ask.format_by else { return None };
-    parameters.split(';').find_map(|pair| {
+    ask.format_parameters.split(';').find_map(|pair| {
         let (key, value) = pair.split_once('=')?;
         key.trim().eq_ignore_ascii_case(name).then(|| value.trim().trim_matches('"').to_owned())
     })

@@ -48,7 +48,7 @@ pub fn of_format(ask: &Ask, target: &Target, (cid, roots): (&Cid, &[Cid]), kind:
 
 /// Where the same reply is to be had by URL alone, when the format came by Accept.
 fn content_location(ask: &Ask, parameters: &[(&str, &str)]) -> Option<HeaderValue> {
-    let FormatBy::Accept(_) = ask.format_by else { return None };
+    let FormatBy::Accept = ask.format_by else { return None };
     let mut location = format!("{}?format={}", ask.path, ask.format.name());
     for (name, value) in parameters.iter().filter(|(name, _)| ask.parameter(name).is_none()) {
         location.push_str(&format!("&{name}={value}"));

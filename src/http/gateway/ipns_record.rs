@@ -35,7 +35,7 @@ pub async fn reply(services: &Services, ask: &Ask, content_path: &ContentPath, c
     if let Ok(value) = HeaderValue::try_from(content_path_text(ask)) {
         headers.insert(X_IPFS_PATH, value);
     }
-    if matches!(ask.format_by, FormatBy::Accept(_)) {
+    if matches!(ask.format_by, FormatBy::Accept) {
         let query = ask.query.as_ref().map_or_else(String::new, |query| format!("&{query}"));
         if let Ok(value) = HeaderValue::try_from(format!("{}?format=ipns-record{query}", ask.path)) {
             headers.insert(header::CONTENT_LOCATION, value);

@@ -12,8 +12,8 @@ use crate::measure::Trace;
 use crate::site::unixfs::{DirListing, ListStep};
 use crate::store::StoreError;
 
-use super::super::ask::Ask;
-use super::super::page::{LISTING_VERSION, ListingPage, ListingRow};
+use super::super::ask::{Ask, Place};
+use super::super::page::{LISTING_VERSION, ListingLinks, ListingPage, ListingRow};
 use super::super::plan::{CACHE_LISTING, ascii, not_modified};
 use super::super::refusal::Refusal;
 use super::super::reply::{Clock, Reply, ReplyBody, made_here, made_on_the_way, stamp};
@@ -50,10 +50,17 @@ pub async fn reply(services: &Services, ask: &Ask, clock: &Clock, listed: Listed
     }
     headers.insert(header::ETAG, ascii(etag));
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+    let target = listed.target;
     let page = ListingPage {
-        root_text: listed.target.root_text.clone(),
-        segments: listed.target.path.segments().to_vec(),
+        namespace: target.namespace.as_str(),
+        root_text: target.root_text.clone(),
+        segments: target.path.segments()[target.hidden..].to_vec(),
         request_path: ask.path.clone(),
+        links: match &target.place {
+            Place::Path => ListingLinks::Here,
+            Place::Subdomain { gateway, .. } => ListingLinks::Gateway { host: gateway.clone() },
+            Place::DnsLink { host } => ListingLinks::Dnslink { host: host.clone() },
+        },
     };
     let mut rows = Rows {
         content: services.content.clone(),
