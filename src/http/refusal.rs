@@ -10,6 +10,7 @@ use ::http::StatusCode;
 use crate::access::{AdminRefused, WriteRefused};
 use crate::address::domain::LabelTooLong;
 use crate::address::{AddressError, Cid};
+use crate::deny::{DenyStatus, Reason};
 use crate::ingest::IngestError;
 use crate::names::NameError;
 use crate::site::SiteError;
@@ -37,6 +38,9 @@ pub enum Refusal {
     /// Boxed, as the next one: they can hold a CID, and refusals travel through every function here.
     #[error("{0}")]
     Store(Box<StoreError>),
+    /// A path or a name that a rule of the operator's lists forbids.
+    #[error("denied by {}, line {}", .0.list, .0.line)]
+    Denied(Box<Reason>),
     #[error("{0}")]
     Site(#[from] SiteError),
     #[error("{0}")]
@@ -173,6 +177,7 @@ impl Refusal {
     pub fn row(&self) -> Row {
         match self {
             Refusal::Store(error) => store_row(error),
+            Refusal::Denied(reason) => denied_row(reason),
             Refusal::Site(error) => row(
                 S::INTERNAL_SERVER_ERROR,
                 NoStore,
@@ -330,6 +335,17 @@ impl Refusal {
     }
 }
 
+/// What an operator has forbidden, with the reason as far as the list gives one (RFC 7725).
+fn denied_row(reason: &Reason) -> Row {
+    let status = match reason.status {
+        DenyStatus::Gone => StatusCode::GONE,
+        DenyStatus::LegalReasons => StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS,
+    };
+    let why = reason.text.as_ref().map_or_else(String::new, |text| format!(": {text}"));
+    let sentence = format!("the operator of this gateway does not serve this content, by the list {}{why}", reason.list);
+    row(status, CacheRule::NoStore, sentence, "Ask the operator if you think that this is a mistake.")
+}
+
 /// Stored data: what is known absent, what is lost, what is late.
 fn store_row(error: &StoreError) -> Row {
     let made_badly = "Whoever made this content has to make it anew.";
@@ -341,6 +357,7 @@ fn store_row(error: &StoreError) -> Row {
             "nothing is stored here under this address",
             "Check the address, or add the content to this gateway first.",
         ),
+        StoreError::Denied(reason) => denied_row(reason),
         StoreError::Rebuilding => row(
             S::SERVICE_UNAVAILABLE,
             NoStore,

@@ -17,6 +17,7 @@ use tokio::sync::Semaphore;
 
 use crate::access::Access;
 use crate::address::{Address, Cid, Skylink};
+use crate::deny::{Reason, Subject};
 use crate::ingest::{AddReport, ImportReport, IngestError};
 use crate::measure::{Measures, Trace};
 use crate::names::{NameError, NameRow, Names, Resolved, StoredRecord};
@@ -99,6 +100,12 @@ pub trait Content: Send + Sync + 'static {
     /// Bytes `range` of a file. Bounded look-ahead; dropping the stream stops the work.
     fn stream_file(&self, file: FileSource, range: Range<u64>, trace: Arc<Trace>) -> BodyStream;
 
+    /// Which rule of the operator's lists forbids this path or name, if one does. Blocks are checked where they are read.
+    fn denied(&self, subject: &Subject<'_>) -> Option<Reason>;
+
+    /// Are there any rules?
+    fn has_deny_rules(&self) -> bool;
+
     /// The skyfile of a version 1 skylink, its head read.
     async fn skyfile(&self, link: &Skylink, trace: &Arc<Trace>) -> Result<Arc<dyn Skyfile>, StoreError>;
 }
@@ -146,6 +153,14 @@ impl Content for Store {
 
     fn stream_file(&self, file: FileSource, range: Range<u64>, trace: Arc<Trace>) -> BodyStream {
         Store::stream_file(self, file, range, trace)
+    }
+
+    fn denied(&self, subject: &Subject<'_>) -> Option<Reason> {
+        Store::denied(self, subject)
+    }
+
+    fn has_deny_rules(&self) -> bool {
+        Store::has_deny_rules(self)
     }
 
     async fn skyfile(&self, link: &Skylink, trace: &Arc<Trace>) -> Result<Arc<dyn Skyfile>, StoreError> {

@@ -22,6 +22,7 @@ use super::services::{
 use super::{AnswerCache, Listeners, run};
 use crate::access::Access;
 use crate::address::{Address, Cid, Skylink, codec, parse_cid};
+use crate::deny::{DenyList, Reason, Subject};
 use crate::ingest::{AddReport, ImportReport, IngestError};
 use crate::measure::{Measures, Tier, Trace};
 use crate::names::{IpnsName, NameError, NameOrigin, NameRow, Resolved, StoredRecord};
@@ -42,6 +43,8 @@ pub struct Memory {
     pub skyfiles: HashMap<String, Arc<MemorySkyfile>>,
     /// Blocks whose hosts are gone.
     pub lost: Vec<Cid>,
+    /// Rules of the operator.
+    pub denied: DenyList,
     /// What names point to.
     pub names: HashMap<String, Resolved>,
     /// Streams that were opened and dropped again.
@@ -114,6 +117,9 @@ impl Memory {
     }
 
     fn get(&self, cid: &Cid) -> Result<Bytes, StoreError> {
+        if let Some(reason) = self.denied.check(&Subject::Ipfs { root: cid, path: "" }) {
+            return Err(StoreError::Denied(Box::new(reason)));
+        }
         if self.lost.contains(cid) {
             return Err(StoreError::TooFewPieces { have: 5, need: 6 });
         }
@@ -166,6 +172,14 @@ impl Content for Memory {
             self.leaves(&file.cid, range, &mut leaves);
         }
         counted(leaves, trace, self.streams.clone())
+    }
+
+    fn denied(&self, subject: &Subject<'_>) -> Option<Reason> {
+        self.denied.check(subject)
+    }
+
+    fn has_deny_rules(&self) -> bool {
+        !self.denied.is_empty()
     }
 
     async fn skyfile(&self, link: &Skylink, _: &Arc<Trace>) -> Result<Arc<dyn Skyfile>, StoreError> {

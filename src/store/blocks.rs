@@ -65,6 +65,14 @@ impl Located {
         self.prefix.len() as u64 + middle + self.suffix.len() as u64
     }
 
+    /// Where its bytes lie in the content of this skyfile, if they do.
+    pub fn stretch_of(&self, root: &Root) -> Option<std::ops::Range<u64>> {
+        match &self.place {
+            LocatedPlace::Stored(extent) if extent.content.root == *root => Some(extent.start..extent.start + extent.length),
+            _ => None,
+        }
+    }
+
     /// The extent that is the whole block, when nothing stands around it.
     pub fn bare_extent(&self) -> Option<&Extent> {
         match &self.place {
@@ -77,6 +85,7 @@ impl Located {
 impl Inner {
     /// The whole block, hashed against its CID. Body bytes are counted in the trace.
     pub async fn block(self: &Arc<Self>, cid: &Cid, trace: &Arc<Trace>) -> Result<Bytes, StoreError> {
+        self.denied.allow(cid)?;
         if cid.hash().code() == hash::IDENTITY {
             trace.body(Tier::Memory, cid.hash().digest().len() as u64);
             return Ok(Bytes::copy_from_slice(cid.hash().digest()));
@@ -88,6 +97,7 @@ impl Inner {
 
     /// The same for a node on the way: index bytes, kept in the metadata tier.
     pub async fn index_block(self: &Arc<Self>, cid: &Cid, trace: &Arc<Trace>) -> Result<Bytes, StoreError> {
+        self.denied.allow(cid)?;
         if cid.hash().code() == hash::IDENTITY {
             return Ok(Bytes::copy_from_slice(cid.hash().digest()));
         }
@@ -101,6 +111,11 @@ impl Inner {
             self.nodes.insert(key, block.clone()).await;
         }
         Ok(block)
+    }
+
+    /// The bytes of a block as index bytes, not hashed: for looking through what is stored, never for serving it.
+    pub async fn assemble_index(&self, located: &Located, trace: &Arc<Trace>) -> Result<Bytes, StoreError> {
+        self.assemble(located, trace, Count::Index).await
     }
 
     fn check(&self, cid: &Cid, block: Bytes) -> Result<Bytes, StoreError> {
@@ -268,7 +283,8 @@ impl Inner {
         }
     }
 
-    fn find_row(&self, open: &OpenPin, bytes: &[u8], multihash: &Multihash) -> Result<Option<Located>, StoreError> {
+    /// Where a pin says that a block is, if it holds it.
+    pub fn find_row(&self, open: &OpenPin, bytes: &[u8], multihash: &Multihash) -> Result<Option<Located>, StoreError> {
         if let Some(row) = open.pin.rows.iter().find(|row| row.multihash_bytes() == bytes) {
             return locate_by_pin_row(&open.pin, row).map(Some);
         }

@@ -15,6 +15,7 @@ mod blocks;
 pub mod catalog;
 mod commit;
 mod content;
+mod denied;
 mod packs;
 mod pin;
 mod skyfiles;
@@ -31,6 +32,7 @@ use moka::future::Cache;
 use tokio::sync::Semaphore;
 
 use crate::address::{Cid, Skylink};
+use crate::deny::{DenyList, Reason, Subject};
 use crate::measure::{Measures, Trace};
 use crate::records::{RecordError, Records};
 use crate::renter::{Renter, RenterError};
@@ -57,6 +59,9 @@ pub enum StoreError {
     /// Known to be absent.
     #[error("nothing is stored under this address")]
     NotFound,
+    /// A rule of the operator's lists forbids it. Boxed, since errors travel far and this is rare.
+    #[error("denied by {}, line {}", .0.list, .0.line)]
+    Denied(Box<Reason>),
     /// The catalog is being rebuilt, so an absence cannot be told yet. Try again.
     #[error("the catalog is being rebuilt and does not know this address yet")]
     Rebuilding,
@@ -92,6 +97,10 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    fn denied(reason: Reason) -> StoreError {
+        StoreError::Denied(Box::new(reason))
+    }
+
     /// The error for one more of those who waited for the same read.
     fn copy(self: &Arc<Self>) -> StoreError {
         match &**self {
@@ -99,6 +108,7 @@ impl StoreError {
             StoreError::Rebuilding => StoreError::Rebuilding,
             StoreError::TooFewPieces { have, need } => StoreError::TooFewPieces { have: *have, need: *need },
             StoreError::TimedOut => StoreError::TimedOut,
+            StoreError::Denied(reason) => StoreError::Denied(reason.clone()),
             _ => StoreError::Joined(self.clone()),
         }
     }
@@ -144,6 +154,7 @@ struct Inner {
     catalog: catalog::Catalog,
     packs_on_disk: packs::PacksOnDisk,
     contents: content::Contents,
+    denied: denied::Denied,
     /// Where blocks are, by multihash: a hit in memory then asks nothing of the catalog, which takes some microseconds.
     located: quick_cache::sync::Cache<Vec<u8>, blocks::Located>,
     /// Pins removed so far; see [`Inner::locate`].
@@ -180,6 +191,7 @@ impl Store {
         let rest = all - all / LOCATED_SHARE - all / PINS_SHARE - all / PACKS_SHARE - all / HEADS_SHARE;
         let weight = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
         let inner = Inner {
+            denied: denied::Denied::new(),
             contents: content::Contents::new(renter.clone(), options.memory_bytes, rest / 2),
             located: quick_cache::sync::Cache::new((all / LOCATED_SHARE / LOCATED_BYTES) as usize),
             unpins: AtomicU64::new(0),
@@ -223,10 +235,26 @@ impl Store {
 
     /// Length of a block, bytes, without reading it.
     pub async fn block_length(&self, cid: &Cid, trace: &Arc<Trace>) -> Result<u64, StoreError> {
+        self.inner.denied.allow(cid)?;
         if cid.hash().code() == crate::address::hash::IDENTITY {
             return Ok(cid.hash().digest().len() as u64);
         }
         Ok(self.inner.locate(cid.hash(), trace).await?.length())
+    }
+
+    /// Puts other lists in force, for everything that is asked from now on.
+    pub fn set_denied(&self, list: DenyList) {
+        self.inner.denied.set(list);
+    }
+
+    /// Which rule forbids this, if one does. Blocks are asked for by this room itself; paths and names are the caller's.
+    pub fn denied(&self, subject: &Subject<'_>) -> Option<Reason> {
+        self.inner.denied.check(subject)
+    }
+
+    /// Are there any rules?
+    pub fn has_deny_rules(&self) -> bool {
+        self.inner.denied.has_rules()
     }
 
     /// Opens the skyfile of a v1 skylink.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::address::{Skylink, SkylinkKind};
+use crate::deny::Subject;
 use crate::measure::Trace;
 use crate::renter::Expect;
 use crate::sector::Root;
@@ -27,6 +28,9 @@ impl Inner {
         };
         if offset_bytes != 0 {
             return Err(StoreError::Unsupported("skylinks with an offset inside their sector are not served"));
+        }
+        if let Some(reason) = self.denied.check(&Subject::Sector { root: &root }) {
+            return Err(StoreError::denied(reason));
         }
         // In this order: a catalog that becomes complete in between may have got the pin after the look.
         let complete = self.catalog.is_complete();

@@ -46,6 +46,9 @@ enum Read {
 impl Store {
     /// Bytes `range` of a file. The range must lie within the file.
     pub fn stream_file(&self, file: FileSource, range: Range<u64>, trace: Arc<Trace>) -> BodyStream {
+        if let Err(error) = self.inner.denied.allow(&file.cid) {
+            return stream::once(std::future::ready(Err(error))).boxed();
+        }
         if let Some(body) = self.leaf_at_hand(&file, &range, &trace) {
             return stream::once(std::future::ready(Ok(body))).boxed();
         }
@@ -68,10 +71,18 @@ impl Store {
 
     /// Bytes `range` of the stretch `file` of a skyfile's content. The range counts from the start of the stretch.
     pub fn stream_skyfile(&self, skyfile: &Arc<OpenSkyfile>, file: Range<u64>, range: Range<u64>, trace: Arc<Trace>) -> BodyStream {
+        let bytes = file.start + range.start..file.start + range.end;
         let extent = Extent { content: skyfile.content.clone(), start: file.start, length: file.end - file.start };
         let reads = self.inner.contents.cut(&extent, range, Position::ReplyStart);
         let reads = reads.into_iter().map(move |range| Ok(Read::Extent(extent.clone(), range)));
-        self.read_ahead(stream::iter(reads).boxed(), UNIT_BYTES, trace)
+        let body = self.read_ahead(stream::iter(reads).boxed(), UNIT_BYTES, trace.clone());
+        if !self.inner.denied.has_rules() {
+            return body;
+        }
+        // Asked first: an error is told before a byte is.
+        let (inner, root) = (self.inner.clone(), skyfile.root);
+        let allowed = async move { inner.allow_stretch(&root, &bytes, &trace).await };
+        stream::once(allowed).filter_map(|allowed| std::future::ready(allowed.err().map(Err))).chain(body).boxed()
     }
 
     fn read_ahead(&self, reads: BoxStream<'static, Result<Read, StoreError>>, read_bytes: u64, trace: Arc<Trace>) -> BodyStream {
@@ -184,6 +195,7 @@ impl FilePlan {
     }
 
     async fn plan_raw_leaf(&mut self, child: FileChild, wanted: Range<u64>) -> Result<(), StoreError> {
+        self.store.inner.denied.allow(&child.cid)?;
         if child.cid.hash().code() == hash::IDENTITY {
             self.ready.push_back(Read::Leaf(child.cid, child.len, wanted));
             return Ok(());

@@ -19,12 +19,13 @@ use ::http::{Method, Response, StatusCode};
 use bytes::Bytes;
 
 use crate::address::{Cid, SitePath, codec};
+use crate::deny::Subject;
 use crate::site::SiteError;
 use crate::site::unixfs::Answer;
 use crate::store::{FileSource, StoreError};
 use crate::tree::{FileNode, Mtime};
 
-use super::ask::{Ask, Format, Place};
+use super::ask::{Ask, Format, Namespace, Place};
 use super::plan::{self, CACHE_IMMUTABLE, Disposition, Representation, ascii};
 use super::refusal::Refusal;
 use super::reply::{BodySource, Clock, Delivery, FilePlan, Reply, ReplyBody, made_here, stamp};
@@ -40,11 +41,19 @@ pub async fn answer(services: &Services, ask: &Ask, clock: &Clock) -> Result<Rep
     if services.options.trustless_only && !matches!(ask.format, Format::Raw | Format::Car | Format::IpnsRecord) {
         return Err(Refusal::TrustlessOnly);
     }
-    let ready = if ask.is_plain() { services.answers.get(&ask.path) } else { None };
-    if let Some(plan) = ready {
+    // With rules in force the path is looked at first: ready answers know nothing of them.
+    let ruled = services.content.has_deny_rules();
+    let ready = || if ask.is_plain() { services.answers.get(&ask.path) } else { None };
+    if !ruled && let Some(plan) = ready() {
         return deliver(services, ask, clock, &plan).await;
     }
     let content_path = ContentPath::of(ask)?;
+    if ruled {
+        check_rules(services, &content_path)?;
+        if let Some(plan) = ready() {
+            return deliver(services, ask, clock, &plan).await;
+        }
+    }
     if ask.service_worker && content_path.path().segments().is_empty() && ask.place == Place::Path {
         return Err(Refusal::ServiceWorker);
     }
@@ -55,6 +64,9 @@ pub async fn answer(services: &Services, ask: &Ask, clock: &Clock) -> Result<Rep
         return ipns_record::reply(services, ask, &content_path, clock).await;
     }
     let target = Target::of(services, ask, content_path).await?;
+    if ruled && target.namespace == Namespace::Ipns {
+        check_rules(services, &target.fixed_path())?;
+    }
     let reply = match ask.format {
         Format::Deserialized | Format::Json | Format::Cbor => deserialized(services, ask, &target, clock).await,
         Format::DagJson | Format::DagCbor => data_format(services, ask, &target, clock).await,
@@ -67,6 +79,16 @@ pub async fn answer(services: &Services, ask: &Ask, clock: &Clock) -> Result<Rep
         Err(Refusal::Store(error)) if ask.only_if_cached && is_absent(&error) => Err(Refusal::NotAtHand),
         reply => reply,
     }
+}
+
+/// Rules about paths and names, before anything is fetched.
+fn check_rules(services: &Services, content_path: &ContentPath) -> Result<(), Refusal> {
+    let path = content_path.path().decoded();
+    let subject = match content_path {
+        ContentPath::Ipfs { root, .. } => Subject::Ipfs { root, path: &path },
+        ContentPath::Ipns { name, .. } => Subject::Ipns { name, path: &path },
+    };
+    services.content.denied(&subject).map_or(Ok(()), |reason| Err(Refusal::Denied(Box::new(reason))))
 }
 
 /// Files and directories; blocks of data as they are.

@@ -104,6 +104,11 @@ impl Target {
         }
     }
 
+    /// Where it is, once names are resolved.
+    pub fn fixed_path(&self) -> ContentPath {
+        ContentPath::Ipfs { root: self.root, root_text: self.root.to_string(), path: self.path.clone() }
+    }
+
     /// The cache rule of a reply whose rule is `immutable` when the address never changes. Under a name it is the name's
     /// lifetime, and nothing when that is not known.
     pub fn cache_control(&self, immutable: &'static str) -> Option<HeaderValue> {
