@@ -37,6 +37,7 @@ pub struct Typed {
     pub redundancy: TypedRedundancy,
     pub hosts: Vec<TypedHost>,
     pub gateway: TypedGateway,
+    pub deny: TypedDeny,
     pub portal: TypedPortal,
     pub names: TypedNames,
     pub limits: TypedLimits,
@@ -91,6 +92,13 @@ pub struct TypedGatewayDomain {
     pub paths: Option<Vec<String>>,
     pub subdomains: Option<bool>,
     pub inline_dnslink: Option<bool>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TypedDeny {
+    pub lists: Vec<PathBuf>,
+    pub blocklists: Vec<PathBuf>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -178,6 +186,7 @@ pub struct Checked {
     pub redundancy: Redundancy,
     pub hosts: Hosts,
     pub gateway: Gateway,
+    pub deny: Deny,
     pub portal_domains: Vec<String>,
     pub names: Names,
     pub limits: Limits,
@@ -197,6 +206,15 @@ pub struct Listen {
 pub enum TrustedProxies {
     Loopback,
     These(Vec<IpAddr>),
+}
+
+/// Files with what is not served. They are read again when they change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Deny {
+    /// In the compact denylist format (IPIP-0383).
+    pub lists: Vec<PathBuf>,
+    /// Of Skynet portals: a hash in hex on each line.
+    pub blocklists: Vec<PathBuf>,
 }
 
 /// What is served under which host.
@@ -348,6 +366,10 @@ impl Typed {
             redundancy,
             hosts,
             gateway: self.gateway.check()?,
+            deny: Deny {
+                lists: self.deny.lists.iter().map(|path| base.join(path)).collect(),
+                blocklists: self.deny.blocklists.iter().map(|path| base.join(path)).collect(),
+            },
             portal_domains: self
                 .portal
                 .domains

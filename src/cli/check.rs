@@ -41,7 +41,7 @@ pub fn run(global: &Global, args: &CheckArgs) -> Result<(), CliError> {
         ("What is stored where", &explained.stores),
         ("What it survives", &explained.survives),
         ("Who can reach it", &explained.listens),
-        ("Which names it follows", &explained.names),
+        ("Which names it serves and follows", &explained.names),
         ("What is risky", &explained.risks),
     ] {
         line(title)?;
@@ -159,7 +159,15 @@ fn names(checked: &Checked) -> Vec<String> {
         true => "any other host is answered by its DNSLink, if it has one".to_owned(),
         false => "other hosts are path gateways, whatever their DNSLink says ([gateway] dnslink = false)".to_owned(),
     };
-    domains.chain([others, resolver]).chain(fixed.map(|(name, target)| format!("{name} is {target}, whatever DNS says"))).collect()
+    let denied = checked.deny.lists.iter().chain(&checked.deny.blocklists);
+    let denied: Vec<String> = denied
+        .map(|path| format!("what {} denies is not served in any format; the file is read again when it changes", path.display()))
+        .collect();
+    domains
+        .chain([others, resolver])
+        .chain(denied)
+        .chain(fixed.map(|(name, target)| format!("{name} is {target}, whatever DNS says")))
+        .collect()
 }
 
 /// Hosts by the file system that their folders lie on, for those that exist.

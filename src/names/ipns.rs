@@ -383,5 +383,4 @@ pub fn fuzz(bytes: &[u8]) {
 }
 
 #[cfg(test)]
-#[path = "ipns_tests.rs"]
 mod tests;

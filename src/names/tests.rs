@@ -245,7 +245,7 @@ async fn records_are_kept_and_refused() {
     put(&name, &draft(2, &format!("/ipfs/{CID}")).sign(&one)).await.expect("newer");
     assert_eq!(stage.told(&name).await, Ok((format!("/ipfs/{CID}"), Some(1800))));
 
-    let soon = Draft { validity: "2026-11-18T13:06:50Z".to_owned(), ..draft(3, "/ipfs/bafkqaaa") };
+    let soon = Draft { validity: "2026-11-18T12:06:50Z".to_owned(), ..draft(3, "/ipfs/bafkqaaa") };
     let end = ipns::verify(&name_of(&one), &soon.sign(&one)).expect("good").valid_until();
     let left = end.duration_since(stage.clock.now()).expect("before its end").as_secs();
     put(&name, &soon.sign(&one)).await.expect("newer");

@@ -16,6 +16,7 @@
 //! | uploads under way | nowhere | they are sent again |
 
 mod hosts;
+mod lists;
 mod operations;
 mod sample;
 
@@ -30,6 +31,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::lists::Lists;
 use crate::access::{Access, AccessError, KeyFile};
 use crate::config::{Checked, Hosts, NameResolver, SharedHosts, TrustedProxies};
 use crate::http::ask::Namespace;
@@ -57,6 +59,8 @@ pub enum NodeError {
     Hosts(String),
     #[error("the host table cannot be read or written: {0}")]
     Table(#[from] RecordError),
+    #[error("{0}")]
+    Denylist(String),
     #[error(transparent)]
     Renter(#[from] RenterError),
     #[error(transparent)]
@@ -167,6 +171,9 @@ async fn open(
         metadata_bytes: config.store.metadata_bytes,
     };
     let store = Store::open(renter.clone(), records.clone(), measures.clone(), &store_options)?;
+    let lists = Lists { lists: config.deny.lists.clone(), blocklists: config.deny.blocklists.clone() };
+    // Before anything is served.
+    store.set_denied(lists.read()?);
     store.start_upkeep(tasks, stop.clone());
     let ingest = Ingest::new(store.clone());
     let sample = match matches!(config.hosts, Hosts::Embedded) {
@@ -195,7 +202,9 @@ async fn open(
         requests: Arc::new(Semaphore::new(config.limits.requests)),
         options,
     };
-    Ok(Opened { services: Arc::new(services), store, records, hosts, sample })
+    let services = Arc::new(services);
+    lists.keep_reading(services.clone(), store.clone(), tasks, stop.clone());
+    Ok(Opened { services, store, records, hosts, sample })
 }
 
 fn host_rules(config: &Checked) -> HostRules {

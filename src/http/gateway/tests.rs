@@ -202,7 +202,7 @@ async fn names_in_the_query_and_raw_blocks() {
     assert_eq!((below.status, below.header("x-ipfs-roots").map(|roots| roots.split(',').count())), (200, Some(2)));
     let leaf = server.get(&format!("/ipfs/{root}/100%25.txt?format=raw"), &[]).await;
     assert_eq!((leaf.status, leaf.body.as_slice()), (200, HELLO));
-    assert_eq!(server.get(&format!("/ipfs/{root}?format=car"), &[]).await.status, 406);
+    assert_eq!(server.get(&format!("/ipfs/{root}?format=dag-cbor"), &[]).await.status, 406);
     assert_eq!(server.get(&format!("/ipfs/{root}?format=bogus"), &[]).await.status, 400);
     assert_eq!(server.get("/ipfs/bafkqaaa?format=raw", &[]).await.status, 200, "the probe");
 }
@@ -223,7 +223,7 @@ async fn refusals() {
         (format!("/ipfs/{root}/100%25.txt/below"), &[][..], 404, "below"),
         (format!("/ipfs/{ABSENT}"), &[][..], 404, "nothing is stored here"),
         (format!("/ipfs/{lost}"), &[][..], 502, "storage hosts are out of reach"),
-        (format!("/ipfs/{cbor}"), &[][..], 406, "0x71"),
+        (format!("/ipfs/{cbor}?format=dag-json"), &[][..], 406, "0x71"),
         (format!("/ipfs/{root}/"), &["Service-Worker: script"][..], 400, "service worker"),
         (format!("/ipfs/{ABSENT}"), &["Cache-Control: only-if-cached"][..], 412, "not at hand"),
         ("/ipns/example.com".to_owned(), &[][..], 500, "no record is known for example.com"),
