@@ -306,7 +306,7 @@ const FORMATS: &[Row] = &[
     get("10.8 Accept weights", "/ipfs/{hello}", &["Accept: application/vnd.ipld.car;q=0.5, application/vnd.ipld.raw"], 200, &[("content-type", "application/vnd.ipld.raw")], Body::Any),
     get("a browser's Accept", "/ipfs/{hello}", &["Accept: text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"], 200, &[("content-type", "^text/plain")], Body::Is(HELLO)),
     get("10.11 unknown format", "/ipfs/{hello}?format=bogus", &[], 400, &[], Body::Any),
-    get("10.12 errors are not kept", "/ipfs/{hello}?format=car", &[], 406, &[("cache-control", "no-store")], Body::Any),
+    get("10.12 errors are not kept", "/ipfs/{hello}?format=dag-cbor", &[], 406, &[("cache-control", "no-store")], Body::Any),
 ];
 
 #[rustfmt::skip]
@@ -332,7 +332,7 @@ const REFUSALS: &[Row] = &[
     get("2.1 capitals count", "/ipfs/{root}/BLOG/", &[], 404, &[], Body::Any),
     get("2.1 known not to be there", "/ipfs/{absent}", &[], 404, &[("cache-control", "no-store"), ("retry-after", "-")], Body::Any),
     get("2.1 known not to be there, raw", "/ipfs/{absent}?format=raw", &[], 404, &[], Body::Any),
-    get("design 10: no name is looked up", "/ipns/example.com/", &[], 501, &[], Body::Any),
+    get("2.1 a name that does not resolve", "/ipns/localhost/", &[], 500, &[("cache-control", "no-store")], Body::Any),
     get("no such page", "/favicon.ico", &[], 404, &[], Body::Any),
     get("no such page", "/ipfs", &[], 404, &[], Body::Any),
 ];

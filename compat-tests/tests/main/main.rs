@@ -10,6 +10,7 @@ mod command_line;
 mod crash;
 mod faults;
 mod gateway;
+mod ipfs;
 mod losses;
 mod security;
 mod serve;

@@ -1,0 +1,147 @@
+//! CARs by a writer and reader of their own: what goes into the gateway and what comes out of it is not judged by the code
+//! under test.
+
+use ring::digest::{SHA256, digest};
+
+/// Codecs of the blocks that the tests make.
+pub const RAW: u8 = 0x55;
+pub const DAG_CBOR: u8 = 0x71;
+
+/// A block with its CID (version 1, SHA2-256).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Block {
+    pub cid: Vec<u8>,
+    pub bytes: Vec<u8>,
+}
+
+impl Block {
+    pub fn new(codec: u8, bytes: &[u8]) -> Block {
+        let cid = [&[1, codec, 0x12, 32], digest(&SHA256, bytes).as_ref()].concat();
+        Block { cid, bytes: bytes.to_vec() }
+    }
+
+    /// With another codec, of two bytes as a varint.
+    pub fn with_long_codec(codec: [u8; 2], bytes: &[u8]) -> Block {
+        let cid = [&[1, codec[0], codec[1], 0x12, 32], digest(&SHA256, bytes).as_ref()].concat();
+        Block { cid, bytes: bytes.to_vec() }
+    }
+
+    /// The CID as text, in base32.
+    pub fn text(&self) -> String {
+        text_of(&self.cid)
+    }
+
+    /// Its link in DAG-CBOR.
+    pub fn cbor_link(&self) -> Vec<u8> {
+        let length = u8::try_from(self.cid.len() + 1).expect("a short CID");
+        [&[0xd8, 42, 0x58, length, 0], &self.cid[..]].concat()
+    }
+}
+
+/// Base32, lower case, without padding, with the prefix of multibase.
+pub fn text_of(cid: &[u8]) -> String {
+    let mut text = String::from("b");
+    let (mut bits, mut held) = (0_u32, 0);
+    for byte in cid {
+        held = held << 8 | u32::from(*byte);
+        bits += 8;
+        while bits >= 5 {
+            bits -= 5;
+            text.push(char::from(b"abcdefghijklmnopqrstuvwxyz234567"[(held >> bits & 31) as usize]));
+        }
+        held &= (1 << bits) - 1;
+    }
+    if bits > 0 {
+        text.push(char::from(b"abcdefghijklmnopqrstuvwxyz234567"[(held << (5 - bits) & 31) as usize]));
+    }
+    text
+}
+
+fn varint(mut value: usize, out: &mut Vec<u8>) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+/// A CARv1.
+pub fn write(roots: &[&Block], blocks: &[&Block]) -> Vec<u8> {
+    assert!(roots.len() < 24, "more roots than the tests need");
+    let mut header = vec![0xa2, 0x65];
+    header.extend(b"roots");
+    header.push(0x80 | roots.len() as u8);
+    roots.iter().for_each(|root| header.extend(root.cbor_link()));
+    header.push(0x67);
+    header.extend(b"version\x01");
+    let mut car = Vec::new();
+    varint(header.len(), &mut car);
+    car.extend(header);
+    for block in blocks {
+        varint(block.cid.len() + block.bytes.len(), &mut car);
+        car.extend(&block.cid);
+        car.extend(&block.bytes);
+    }
+    car
+}
+
+/// The blocks of a CARv1 whose CIDs are all of version 1 with SHA2-256; each is hashed. `Err` says what is wrong.
+pub fn read(mut car: &[u8]) -> Result<Vec<Block>, String> {
+    fn take<'a>(from: &mut &'a [u8], count: usize) -> Result<&'a [u8], String> {
+        let (taken, rest) = from.split_at_checked(count).ok_or("the CAR is cut")?;
+        *from = rest;
+        Ok(taken)
+    }
+    fn number(from: &mut &[u8]) -> Result<usize, String> {
+        let (mut value, mut shift) = (0, 0);
+        loop {
+            let byte = take(from, 1)?[0];
+            value |= usize::from(byte & 0x7f) << shift;
+            shift += 7;
+            if byte < 0x80 {
+                return Ok(value);
+            }
+            if shift > 56 {
+                return Err("a varint without end".to_owned());
+            }
+        }
+    }
+    let header = number(&mut car)?;
+    take(&mut car, header)?;
+    let mut blocks = Vec::new();
+    while !car.is_empty() {
+        let length = number(&mut car)?;
+        let mut frame = take(&mut car, length)?;
+        let whole = frame;
+        if take(&mut frame, 1)? != [1] {
+            return Err("a CID that is not of version 1".to_owned());
+        }
+        number(&mut frame)?;
+        if take(&mut frame, 2)? != [0x12, 32] {
+            return Err("a hash that is not SHA2-256".to_owned());
+        }
+        let hash = take(&mut frame, 32)?;
+        if digest(&SHA256, frame).as_ref() != hash {
+            return Err(format!("block {} does not hash to its CID", blocks.len()));
+        }
+        blocks.push(Block { cid: whole[..whole.len() - frame.len()].to_vec(), bytes: frame.to_vec() });
+    }
+    Ok(blocks)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read() {
+        let blocks = [Block::new(RAW, b"one"), Block::with_long_codec([0xa9, 0x02], b"{}"), Block::new(RAW, &[7; 5000])];
+        let all: Vec<&Block> = blocks.iter().collect();
+        let mut car = write(&all[..1], &all);
+        assert_eq!(read(&car).as_deref(), Ok(&blocks[..]));
+        *car.last_mut().expect("bytes") ^= 1;
+        assert!(read(&car).is_err());
+        assert!(read(&write(&[], &all)[..6000 - 1000]).is_err(), "a cut is seen");
+        assert_eq!(Block::new(RAW, b"hello world").text(), crate::unixfs::raw(b"hello world").cid());
+    }
+}
