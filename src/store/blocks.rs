@@ -195,9 +195,11 @@ impl Inner {
             let candidates = match source {
                 Source::Roots => self.catalog.by_root(&bytes)?,
                 Source::Blocks => {
+                    // These first: a pin leaves them once it is in the table, and must not be missed in both.
+                    let unindexed: Vec<_> = self.unindexed.lock().expect("no panic under this lock").values().cloned().collect();
                     let key = crate::tree::pack::block_key(multihash);
                     let mut found = key.map_or(Ok(Vec::new()), |key| self.catalog.by_block(&key))?;
-                    found.extend(self.unindexed.lock().expect("no panic under this lock").values().cloned());
+                    found.extend(unindexed);
                     found
                 }
             };

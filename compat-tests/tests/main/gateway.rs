@@ -332,7 +332,7 @@ const REFUSALS: &[Row] = &[
     get("2.1 capitals count", "/ipfs/{root}/BLOG/", &[], 404, &[], Body::Any),
     get("2.1 known not to be there", "/ipfs/{absent}", &[], 404, &[("cache-control", "no-store"), ("retry-after", "-")], Body::Any),
     get("2.1 known not to be there, raw", "/ipfs/{absent}?format=raw", &[], 404, &[], Body::Any),
-    get("2.1 a name that does not resolve", "/ipns/localhost/", &[], 500, &[("cache-control", "no-store")], Body::Any),
+    get("2.1 neither a key nor a domain", "/ipns/localhost/", &[], 400, &[("cache-control", "no-store")], Body::Any),
     get("no such page", "/favicon.ico", &[], 404, &[], Body::Any),
     get("no such page", "/ipfs", &[], 404, &[], Body::Any),
 ];
