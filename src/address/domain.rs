@@ -116,8 +116,9 @@ mod tests {
 
     #[test]
     fn hosts() {
+        type Read = Option<(&'static str, Option<u16>, HostKind)>;
         #[rustfmt::skip]
-        let rows: &[(&str, Option<(&str, Option<u16>, HostKind)>)] = &[
+        let rows: &[(&str, Read)] = &[
             ("example.com", Some(("example.com", None, HostKind::Name))),
             ("Example.COM.:8080", Some(("example.com", Some(8080), HostKind::Name))),
             ("localhost:1", Some(("localhost", Some(1), HostKind::Name))),

@@ -89,7 +89,8 @@ mod tests {
         let sky = format!("dnslink=/skynet-ns/{LINK}/a");
         let long = format!("dnslink=/ipfs/{CID}/{}", "a".repeat(VALUE_BYTES_MAX));
         let (to_cid, to_old, to_sky) = (format!("/ipfs/{CID}"), format!("/ipfs/{OLD}"), format!("/skynet-ns/{LINK}/a"));
-        let rows: Vec<(Vec<&str>, Result<Option<&str>, ()>)> = vec![
+        type Chosen<'a> = Result<Option<&'a str>, ()>;
+        let rows: Vec<(Vec<&str>, Chosen<'_>)> = vec![
             (vec![], Ok(None)),
             (vec![&ipfs], Ok(Some(&to_cid))),
             (vec!["v=spf1 -all", &ipfs, "dnslink=nothing"], Ok(Some(&to_cid))),

@@ -218,7 +218,8 @@ mod tests {
     #[test]
     fn cbor_maps() {
         use CborValue::{Bytes, Number, Other};
-        let rows: [(&[u8], &[(&str, CborValue<'static>)]); 4] = [
+        type Fields = &'static [(&'static str, CborValue<'static>)];
+        let rows: [(&[u8], Fields); 4] = [
             (&[0xa0], &[]),
             (&[0xa2, 0x61, b'a', 0x18, 0x2a, 0x61, b'b', 0x42, 1, 2], &[("a", Number(42)), ("b", Bytes(&[1, 2]))]),
             // [[], {"x": 1}, 42(h'')] and a float, then a number.

@@ -136,7 +136,8 @@ impl Rule {
             }
         }
         let elsewhere = to.starts_with("https://") || to.starts_with("http://");
-        if !elsewhere && !(to.starts_with('/') && !to.starts_with("//")) {
+        let on_site = to.starts_with('/') && !to.starts_with("//");
+        if !elsewhere && !on_site {
             return Err("TO is a path that begins with a slash, or an http or https address");
         }
         if elsewhere && !matches!(status, 301 | 302 | 303 | 307 | 308) {

@@ -185,7 +185,7 @@ async fn the_table() {
     assert_eq!((imported["blocks"].as_u64(), imported["missing"].as_u64()), (Some(3), Some(1)), "{imported}");
     let long = car::text_of(&[&[1, RAW, 0x13, 64][..], &[7; 64]].concat());
     let fill = |text: &str| {
-        let text = text.replace("{SITE}", &added.cid.to_uppercase().replacen('B', "B", 1));
+        let text = text.replace("{SITE}", &added.cid.to_uppercase());
         let pairs = [
             ("{site}", added.cid.clone()),
             ("{cbor}", data.cbor.text()),
@@ -281,7 +281,7 @@ async fn cars_go_in_and_come_out() {
     let read = car::read(&out.body).expect("a good CAR");
     assert!(read.iter().eq(std::iter::once(&root).chain(&big)), "the same blocks in the same order");
     let scope = gateway.get(&format!("/ipfs/{}?format=car&dag-scope=block", root.text())).await;
-    assert_eq!(car::read(&scope.body).expect("a good CAR"), [root.clone()]);
+    assert_eq!(car::read(&scope.body).expect("a good CAR"), std::slice::from_ref(&root));
 
     // Without roots, with a wrong block, cut, and no CAR at all.
     let none = import(&gateway, &folder, "none.car", &car::write(&[], &[&data.leaf])).expect("imported");
@@ -335,7 +335,7 @@ async fn what_is_denied_is_served_in_no_format() {
         (format!("/ipfs/{root}/denied.txt?format=tar"), ""),
         ("/denied.txt".to_owned(), subdomain.as_str()),
         ("/denied.txt".to_owned(), "Host: site.example.org"),
-        (format!("/ipns/site.example.org/denied.txt"), ""),
+        ("/ipns/site.example.org/denied.txt".to_owned(), ""),
         (format!("/{link}/denied.txt"), ""),
     ];
     for (target, host) in &forms {
