@@ -12,6 +12,7 @@
 //! Cached rates need `wrk` and `nginx`; page-cache-cold figures need root. What is missing is said in the table.
 
 mod adding;
+mod archive;
 mod beside_nginx;
 mod content;
 mod directory;
@@ -84,7 +85,7 @@ impl Plan {
 type Part = (&'static str, fn(&Plan, &mut Report));
 
 /// In the order in which they run.
-const PARTS: [Part; 7] = [
+const PARTS: [Part; 8] = [
     ("idle", adding::idle),
     ("add", adding::one_large_file),
     ("many", adding::many_small_files),
@@ -92,6 +93,7 @@ const PARTS: [Part; 7] = [
     ("ranges", ranges::ranges),
     ("cached", beside_nginx::cached),
     ("directory", directory::directory),
+    ("archive", archive::archive),
 ];
 
 fn main() -> ExitCode {

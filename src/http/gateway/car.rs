@@ -9,6 +9,7 @@ use ::http::header::{self, HeaderValue};
 use ::http::{Method, Response, StatusCode};
 use bytes::{Bytes, BytesMut};
 use futures::stream::{self, StreamExt, TryStreamExt};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::super::ask::Ask;
 use super::super::plan::{Disposition, ascii, not_modified};
@@ -199,10 +200,20 @@ fn chunks(
     let blocks = told
         .map_ok(move |told| {
             let (content, trace) = (content.clone(), trace.clone());
+            // A task for each leaf: most of the work is hashing, and one task would have one core for it. Dropping the
+            // stream stops them.
+            let leaf = match &told {
+                Told::Here(..) => None,
+                Told::Leaf(cid) => {
+                    let cid = *cid;
+                    Some(AbortOnDropHandle::new(tokio::spawn(async move { content.block(&cid, &trace).await })))
+                }
+            };
             async move {
-                match told {
-                    Told::Here(cid, block) => Ok((cid, block)),
-                    Told::Leaf(cid) => Ok((cid, content.block(&cid, &trace).await?)),
+                match (told, leaf) {
+                    (Told::Leaf(cid), Some(leaf)) => Ok((cid, leaf.await.expect("reading a block does not panic")?)),
+                    (Told::Leaf(_), None) => unreachable!("each leaf has a task"),
+                    (Told::Here(cid, block), _) => Ok((cid, block)),
                 }
             }
         })

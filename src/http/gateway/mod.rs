@@ -1,4 +1,5 @@
-//! The path gateway: `GET` and `HEAD` of `/ipfs/{cid}[/path]` (`ipfs-gateway.md` 2.1).
+//! The IPFS gateway: `GET` and `HEAD` of `/ipfs/{cid}[/path]` and `/ipns/{name}[/path]`, wherever the content path stands
+//! (`hosts`), in every format (`ipfs-gateway.md` 2.1 to 2.5). One file for each format; all of them begin with a [`Target`].
 
 mod car;
 mod data;
