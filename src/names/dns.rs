@@ -140,3 +140,143 @@ fn sort_out(error: NetError) -> TxtError {
         other => TxtError::Transient(other.to_string()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use hickory_resolver::proto::op::{Message, ResponseCode};
+    use hickory_resolver::proto::rr::Record;
+    use hickory_resolver::proto::rr::rdata::{CNAME, SOA, TXT};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, UdpSocket};
+
+    use super::*;
+
+    /// How a question came.
+    #[derive(Clone, Copy, PartialEq, Eq)]
+    enum By {
+        Udp,
+        Tcp,
+    }
+
+    fn name(text: &str) -> Name {
+        Name::from_ascii(format!("{text}.")).expect("a name")
+    }
+
+    fn txt(owner: &str, ttl: u32, strings: &[&str]) -> Record {
+        let strings = strings.iter().map(|text| (*text).to_owned()).collect();
+        Record::from_rdata(name(owner), ttl, RData::TXT(TXT::new(strings)))
+    }
+
+    fn cname(owner: &str, ttl: u32, to: &str) -> Record {
+        Record::from_rdata(name(owner), ttl, RData::CNAME(CNAME(name(to))))
+    }
+
+    fn soa(ttl: u32, minimum: u32) -> Record {
+        let soa = SOA::new(name("ns.example"), name("who.example"), 1, 1, 1, 1, minimum);
+        Record::from_rdata(name("example"), ttl, RData::SOA(soa))
+    }
+
+    /// What the server says of a name: answers, authority, code.
+    fn zone(asked: &str, by: By) -> (Vec<Record>, Vec<Record>, ResponseCode) {
+        use ResponseCode::{NXDomain, NoError, Refused, ServFail};
+        match asked {
+            "plain.example" => (vec![txt(asked, 300, &["dnslink=", "/ipfs/x"]), txt(asked, 120, &["v=spf1"])], vec![], NoError),
+            // The whole chain in one answer, and a link of it at a time.
+            "alias.example" => (vec![cname(asked, 30, "plain.example"), txt("plain.example", 300, &["a"])], vec![], NoError),
+            "far.example" => (vec![cname(asked, 40, "plain.example")], vec![], NoError),
+            "loop.example" => (vec![cname(asked, 60, "pool.example")], vec![], NoError),
+            "pool.example" => (vec![cname(asked, 60, "loop.example")], vec![], NoError),
+            "absent.example" => (vec![], vec![soa(900, 20)], NXDomain),
+            "nothing.example" => (vec![], vec![soa(10, 900)], NoError),
+            "silent.example" => (vec![], vec![], NXDomain),
+            "long.example" => (vec![], vec![soa(90_000, 90_000)], NXDomain),
+            "refused.example" => (vec![], vec![], Refused),
+            "large.example" if by == By::Tcp => (vec![txt(asked, 60, &["b"])], vec![], NoError),
+            _ => (vec![], vec![], ServFail),
+        }
+    }
+
+    fn answer(question: &[u8], by: By) -> Vec<u8> {
+        let question = Message::from_vec(question).expect("a question");
+        let mut reply = Message::response(question.metadata.id, question.metadata.op_code);
+        let query = question.queries.first().expect("a question").clone();
+        assert_eq!(query.query_type(), RecordType::TXT, "nothing else is ever asked for");
+        let asked = query.name().to_ascii().to_lowercase();
+        let asked = asked.trim_end_matches('.');
+        let (answers, authorities, code) = zone(asked, by);
+        reply.add_query(query).add_answers(answers).add_authorities(authorities);
+        reply.metadata.response_code = code;
+        if asked == "large.example" && by == By::Udp {
+            reply.metadata.response_code = ResponseCode::NoError;
+            reply.metadata.truncation = true;
+        }
+        reply.to_vec().expect("fits")
+    }
+
+    /// A DNS server on loopback, over UDP and TCP at one port.
+    async fn serve() -> SocketAddr {
+        let (udp, tcp) = loop {
+            let tcp = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+            // Somebody may have the same port for UDP.
+            if let Ok(udp) = UdpSocket::bind(tcp.local_addr().expect("bound")).await {
+                break (udp, tcp);
+            }
+        };
+        let address = udp.local_addr().expect("bound");
+        tokio::spawn(async move {
+            let mut buffer = [0; 4096];
+            while let Ok((length, from)) = udp.recv_from(&mut buffer).await {
+                udp.send_to(&answer(&buffer[..length], By::Udp), from).await.expect("sends");
+            }
+        });
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = tcp.accept().await {
+                while let Ok(length) = stream.read_u16().await {
+                    let mut question = vec![0; usize::from(length)];
+                    stream.read_exact(&mut question).await.expect("reads");
+                    let reply = answer(&question, By::Tcp);
+                    stream.write_u16(u16::try_from(reply.len()).expect("short")).await.expect("writes");
+                    stream.write_all(&reply).await.expect("writes");
+                }
+            }
+        });
+        address
+    }
+
+    #[tokio::test]
+    async fn answers_with_their_lifetimes() {
+        let server = serve().await;
+        let dns = DnsResolver::new(Resolver::At(server)).expect("set up").expect("somebody to ask");
+        let found = |values: &[&str], seconds: u64| {
+            let values = values.iter().map(|value| value.as_bytes().to_vec()).collect();
+            Ok(TxtAnswer { values, ttl: Duration::from_secs(seconds) })
+        };
+        let absent = |seconds: u64| Err(TxtError::NoRecord { negative_ttl: Duration::from_secs(seconds) });
+        let long_label = format!("{}.example", "a".repeat(64));
+        let rows = [
+            ("plain.example", found(&["dnslink=/ipfs/x", "v=spf1"], 120)),
+            ("PLAIN.example", found(&["dnslink=/ipfs/x", "v=spf1"], 120)),
+            ("alias.example", found(&["a"], 30)),
+            ("far.example", found(&["dnslink=/ipfs/x", "v=spf1"], 40)),
+            ("large.example", found(&["b"], 60)),
+            ("absent.example", absent(20)),
+            ("nothing.example", absent(10)),
+            ("silent.example", absent(60)),
+            ("long.example", absent(3600)),
+            ("loop.example", absent(60)),
+            (long_label.as_str(), absent(3600)),
+        ];
+        for (name, expect) in rows {
+            let mut answer = dns.txt(name).await;
+            if let Ok(answer) = &mut answer {
+                answer.values.sort();
+            }
+            assert_eq!(answer, expect, "{name}");
+        }
+        for name in ["refused.example", "broken.example"] {
+            let failed = dns.txt(name).await;
+            assert!(matches!(failed, Err(TxtError::Transient(_))), "never absence: {name} {failed:?}");
+        }
+        assert!(DnsResolver::new(Resolver::Nobody).expect("nothing to set up").is_none());
+    }
+}

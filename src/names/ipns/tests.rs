@@ -69,6 +69,9 @@ fn times() {
     for (text, expect) in rows {
         assert_eq!(nanos(text), expect, "{text}");
     }
+    // The vector of `docs/formats.md` 5.
+    let moment = Moment::parse("2123-08-14T12:17:03.694052Z").expect("a time");
+    assert_eq!(hex::encode(moment.sortable()), "0000000120f1dd3f295e64a0");
 }
 
 #[test]
