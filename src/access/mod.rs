@@ -51,6 +51,25 @@ pub enum Administrator {
     BySession,
 }
 
+/// Who acts, once it is known that they may.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Caller {
+    /// The API key of the key file.
+    Admin,
+    /// A program on this machine, without a key.
+    Local,
+}
+
+impl Caller {
+    /// As owner of what they store.
+    pub fn owner(&self) -> &str {
+        match self {
+            Caller::Admin => "admin",
+            Caller::Local => "local",
+        }
+    }
+}
+
 /// The secrets of this gateway. Shared behind an `Arc`.
 pub struct Access {
     key: SecretHash,
@@ -78,6 +97,11 @@ impl Access {
     /// Is `given` the API key?
     pub fn check_key(&self, given: &str) -> Option<Administrator> {
         (given.len() <= SECRET_TEXT_MAX && hash_secret(given) == self.key).then_some(Administrator::ByKey)
+    }
+
+    /// Whose key is `given`?
+    pub fn caller(&self, given: &str) -> Option<Caller> {
+        self.check_key(given).map(|_| Caller::Admin)
     }
 
     /// A new one-time login token, for the link that `serve` prints.

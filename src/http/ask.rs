@@ -22,6 +22,11 @@ const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host")
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const SERVICE_WORKER: HeaderName = HeaderName::from_static("service-worker");
 
+/// Paths of the portal that have more behind them (`skynet.md` 6).
+const PORTAL_PREFIXES: [&str; 5] = ["/skynet/", "/file/", "/hns/", "/hnsres/", "/health-check/"];
+/// Paths of the portal that stand alone.
+const PORTAL_PATHS: [&str; 2] = ["/skynet", "/health-check"];
+
 /// Where the content path of a request stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {
@@ -95,6 +100,8 @@ pub enum Route {
     Skylink,
     /// `/routing/v1/...`
     Routing,
+    /// The portal's API: `/skynet/...` and the paths beside it ([`PORTAL_PREFIXES`], [`PORTAL_PATHS`]).
+    Portal,
     /// Nothing that any surface answers.
     Unknown,
 }
@@ -216,7 +223,8 @@ impl Ask {
     pub fn read(parts: &Parts, trust: Trust) -> Result<Ask, Refusal> {
         let path = parts.uri.path();
         let route = route(path);
-        let writes = route == Route::Routing && parts.method == Method::PUT;
+        // The portal knows which of its routes take which methods.
+        let writes = route == Route::Portal || route == Route::Routing && parts.method == Method::PUT;
         if !writes && !matches!(parts.method, Method::GET | Method::HEAD | Method::OPTIONS) {
             return Err(Refusal::Method);
         }
@@ -226,7 +234,7 @@ impl Ask {
         // Skynet's routes give the parameter `format` other words.
         let asked = match route {
             Route::Ipfs | Route::Ipns => format(query.as_deref(), headers)?,
-            Route::Landing | Route::Skylink | Route::Routing | Route::Unknown => AskedFormat::NONE,
+            Route::Landing | Route::Skylink | Route::Routing | Route::Portal | Route::Unknown => AskedFormat::NONE,
         };
         Ok(Ask {
             method: parts.method.clone(),
@@ -250,6 +258,10 @@ impl Ask {
 
     /// The host turned out to have a surface of its own: other rules read the path than its first characters told.
     pub fn set_route(&mut self, route: Route, headers: &HeaderMap) -> Result<(), Refusal> {
+        if !matches!(self.method, Method::GET | Method::HEAD | Method::OPTIONS) {
+            // It was let in for a route of the portal or of routing, which are not here.
+            return Err(Refusal::Method);
+        }
         self.route = route;
         let asked = format(self.query.as_deref(), headers)?;
         (self.format, self.format_by, self.format_parameters) = (asked.format, asked.by, asked.parameters);
@@ -300,7 +312,7 @@ pub fn host_of(parts: &Parts) -> Option<String> {
 
 /// How errors are told for this path: Skynet's clients read JSON, browsers HTML, everybody else text.
 pub fn reader(path: &str, headers: &HeaderMap) -> Reader {
-    if skylink_segment(path).is_some() || path.starts_with("/skynet/") {
+    if skylink_segment(path).is_some() || is_portal_path(path) {
         return Reader::Json;
     }
     page_reader(headers)
@@ -331,9 +343,14 @@ fn route(path: &str) -> Route {
         _ if path.starts_with("/ipfs/") => Route::Ipfs,
         _ if path.starts_with("/ipns/") => Route::Ipns,
         _ if path.starts_with("/routing/v1/") => Route::Routing,
+        _ if is_portal_path(path) => Route::Portal,
         _ if skylink_segment(path).is_some() => Route::Skylink,
         _ => Route::Unknown,
     }
+}
+
+fn is_portal_path(path: &str) -> bool {
+    PORTAL_PATHS.contains(&path) || PORTAL_PREFIXES.iter().any(|prefix| path.starts_with(prefix))
 }
 
 /// The first segment, if it has the form of a skylink: 46 characters of base64url, or 55 of base32.
@@ -445,7 +462,11 @@ mod tests {
             ("/ipns/example.com", Route::Ipns),
             ("/favicon.ico", Route::Unknown),
             ("/ipfs", Route::Unknown),
-            ("/skynet/stats", Route::Unknown),
+            ("/skynet/stats", Route::Portal),
+            ("/skynet", Route::Portal),
+            ("/skynets", Route::Unknown),
+            ("/hnsres/name", Route::Portal),
+            ("/health-check", Route::Portal),
             ("/routing/v1/ipns/k51", Route::Routing),
             ("/routing", Route::Unknown),
         ] {

@@ -182,10 +182,15 @@ pub async fn arrive(services: &Services, ask: &mut Ask, headers: &HeaderMap) -> 
             }
         }
     }
-    if ask.route == Route::Skylink && !rules.is_portal(ask) {
+    if of_portal(ask.route) && !rules.is_portal(ask) {
         return Err(Refusal::NoRoute);
     }
     one_form(ask)
+}
+
+/// Answered on portal domains only.
+fn of_portal(route: Route) -> bool {
+    matches!(route, Route::Skylink | Route::Portal)
 }
 
 /// A failure to find out is not an absence. But a content path says itself what it wants, whatever the host is.
@@ -211,10 +216,10 @@ async fn at_domain(
     let namespace = match ask.route {
         Route::Ipfs => Namespace::Ipfs,
         Route::Ipns => Namespace::Ipns,
-        Route::Landing | Route::Unknown | Route::Routing | Route::Skylink => {
+        Route::Landing | Route::Unknown | Route::Routing | Route::Skylink | Route::Portal => {
             if domain.name.contains('.') && has_dnslink(services, ask, &host.name).await? {
                 at_dnslink(ask, headers, host)?;
-            } else if ask.route == Route::Skylink && !services.options.hosts.is_portal(ask) {
+            } else if of_portal(ask.route) && !services.options.hosts.is_portal(ask) {
                 return Err(Refusal::NoRoute);
             }
             return Ok(None);

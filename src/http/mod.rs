@@ -15,6 +15,7 @@
 
 pub mod admin;
 pub mod ask;
+mod caller;
 pub mod gateway;
 pub mod hosts;
 pub mod page;

@@ -113,6 +113,9 @@ pub enum Refusal {
     HeadTimedOut,
     #[error("no API key")]
     NoKey,
+    /// A write without a key that needs one.
+    #[error("{0}")]
+    Write(#[from] WriteRefused),
     #[error("a write by cookie without a proof of origin")]
     CookieWrite,
     #[error("this login link was used, or is too old")]
@@ -133,8 +136,6 @@ pub enum IpnsRefusal {
     /// Known absent, which this API tells apart from a failure.
     #[error("no record is known for {0}")]
     NoRecord(String),
-    #[error("{0}")]
-    Write(#[from] WriteRefused),
     #[error("the body is longer than a record may be, or ended early")]
     Body,
 }
@@ -316,6 +317,12 @@ impl Refusal {
                 "this needs the API key",
                 "Send it as Authorization: Bearer KEY, or open the login link that `skygate serve` prints. The key file is named there, too.",
             ),
+            Refusal::Write(error) => row(
+                S::FORBIDDEN,
+                NoStore,
+                error.to_string(),
+                "Send the API key as Authorization: Bearer KEY, or use the command line on the gateway's machine.",
+            ),
             Refusal::CookieWrite => row(
                 S::FORBIDDEN,
                 NoStore,
@@ -447,12 +454,6 @@ fn ipns_row(refusal: &IpnsRefusal) -> Row {
             "Ask with Accept: application/vnd.ipfs.ipns-record; send with the same word as Content-Type.",
         ),
         IpnsRefusal::NoRecord(_) => row(S::NOT_FOUND, NoStore, refusal.to_string(), "Its owner has to publish one."),
-        IpnsRefusal::Write(error) => row(
-            S::FORBIDDEN,
-            NoStore,
-            error.to_string(),
-            "Send the API key as Authorization: Bearer KEY, or use `skygate name put`.",
-        ),
         IpnsRefusal::Body => row(S::BAD_REQUEST, NoStore, refusal.to_string(), "Nothing was stored. A record has at most 10 KiB."),
     }
 }

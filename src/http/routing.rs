@@ -4,20 +4,19 @@
 //! Reading is for everybody. Publishing takes the API key, or a program on this machine (`access`): whoever could make
 //! keys and publish their records without limit would fill the hosts.
 
-use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 use ::http::header::{self, HeaderMap, HeaderValue};
-use ::http::{HeaderName, Method, Response, StatusCode};
+use ::http::{Method, Response, StatusCode};
 use bytes::Bytes;
 use http_body::Body;
 use http_body_util::{BodyExt, Limited};
 
-use crate::access::{Forwarding, Peer, RequestSource, is_forwarding_header, loopback_write_allowed};
 use crate::address::parse_cid;
 use crate::names::{IPNS_RECORD_BYTES_MAX, IpnsName, NameError};
 
 use super::ask::{Ask, text};
+use super::caller::Sender;
 use super::gateway::ipns_record::{IPNS_RECORD_TYPE, expires, send};
 use super::plan::ascii;
 use super::refusal::{IpnsRefusal, Refusal};
@@ -28,13 +27,6 @@ use super::services::Services;
 const BODY_MAX: Duration = Duration::from_secs(20);
 /// An empty answer, kept for a moment (`ipfs-gateway.md` 6).
 const CACHE_EMPTY: &str = "public, max-age=15";
-const API_KEY: HeaderName = HeaderName::from_static("skynet-api-key");
-
-/// Who sent the request, for the rules of writing.
-pub struct Sender<'a> {
-    pub headers: &'a HeaderMap,
-    pub peer: SocketAddr,
-}
 
 /// Answers `/routing/v1/...`.
 pub async fn answer<B>(services: &Services, ask: &Ask, clock: &Clock, sender: Sender<'_>, body: B) -> Result<Reply, Refusal>
@@ -95,7 +87,7 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let clock = Clock::start();
-    may_write(services, ask, &sender)?;
+    sender.writer(services, ask)?;
     if !text(sender.headers, header::CONTENT_TYPE).is_some_and(|kind| names_type(kind, IPNS_RECORD_TYPE)) {
         return Err(IpnsRefusal::NotARecord.into());
     }
@@ -105,27 +97,6 @@ where
     let mut reply = Response::new(ReplyBody::empty());
     stamp(reply.headers_mut(), &clock, clock.started.elapsed());
     Ok(reply)
-}
-
-/// By key; else only from this machine, and not from a web page of somebody else.
-fn may_write(services: &Services, ask: &Ask, sender: &Sender<'_>) -> Result<(), Refusal> {
-    let headers = sender.headers;
-    let bearer = text(headers, header::AUTHORIZATION)
-        .and_then(|value| value.split_once(' '))
-        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
-        .map(|(_, key)| key.trim());
-    if let Some(key) = bearer.or_else(|| text(headers, API_KEY)) {
-        return services.access.check_key(key).map(drop).ok_or(Refusal::NoKey);
-    }
-    let forwarded = headers.keys().any(|name| is_forwarding_header(name.as_str()));
-    let source = RequestSource {
-        peer: Peer::from(sender.peer.ip()),
-        host: ask.host.as_deref(),
-        // An Origin that is no text is nobody's own.
-        origin: headers.contains_key(header::ORIGIN).then(|| ask.origin.as_deref().unwrap_or("null")),
-        forwarding: if forwarded { Forwarding::Present } else { Forwarding::Absent },
-    };
-    loopback_write_allowed(&source).map_err(|refused| IpnsRefusal::Write(refused).into())
 }
 
 /// Does a list of media types name this one, with a weight above zero?

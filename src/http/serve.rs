@@ -16,9 +16,12 @@ use std::time::Duration;
 
 use ::http::{Method, Request, Response};
 use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt};
 use http_body::Body;
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::service::Service;
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
@@ -31,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::admin;
 use super::ask::{Ask, Route, reader};
+use super::caller::Sender;
 use super::gateway;
 use super::hosts;
 use super::page;
@@ -258,11 +262,12 @@ impl Service<Request<Incoming>> for PublicService {
 /// the body, within limits of their own.
 pub async fn answer<B>(services: &Services, request: Request<B>, peer: SocketAddr) -> Reply
 where
-    B: Body<Data = Bytes> + Send,
+    B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let clock = Clock::start();
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
+    let upgrade = parts.extensions.remove::<OnUpgrade>();
     let reader = reader(parts.uri.path(), &parts.headers);
     let mut ask = match Ask::read(&parts, services.options.hosts.trust(peer.ip())) {
         Ok(ask) => ask,
@@ -275,17 +280,26 @@ where
         match ask.route {
             Route::Landing => Ok(landing(services, &ask)),
             Route::Ipfs | Route::Ipns => gateway::answer(services, &ask, &clock).await,
-            Route::Skylink => skynet::answer(services, &ask, &clock).await,
-            Route::Routing => {
-                routing::answer(services, &ask, &clock, routing::Sender { headers: &parts.headers, peer }, body).await
+            Route::Skylink => skynet::content::answer(services, &ask, &clock).await,
+            Route::Routing => routing::answer(services, &ask, &clock, Sender { headers: &parts.headers, peer }, body).await,
+            Route::Portal => {
+                let sender = Sender { headers: &parts.headers, peer };
+                let body = body.into_data_stream().map_err(std::io::Error::other).boxed();
+                skynet::api(skynet::Call { services, ask: &ask, clock: &clock, sender, body, upgrade }).await
             }
             Route::Unknown => Err(Refusal::NoRoute),
         }
     };
-    let outcome = tokio::time::timeout(REPLY_HEAD_MAX, reply).await.unwrap_or(Err(Refusal::HeadTimedOut));
+    // An upload takes as long as it takes: its own room ends it when it stands still.
+    let outcome = match parts.method {
+        Method::GET | Method::HEAD | Method::OPTIONS => {
+            tokio::time::timeout(REPLY_HEAD_MAX, reply).await.unwrap_or(Err(Refusal::HeadTimedOut))
+        }
+        _ => reply.await,
+    };
     let reply = outcome.unwrap_or_else(|refusal| refuse(&refusal, &ask.method, ask.reader));
     match ask.route {
-        Route::Skylink | Route::Landing => skynet::with_portal_headers(reply, &ask),
+        Route::Skylink | Route::Portal | Route::Landing => skynet::with_portal_headers(reply, &ask),
         Route::Ipfs | Route::Ipns | Route::Routing | Route::Unknown => gateway::with_cors(reply),
     }
 }
