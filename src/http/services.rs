@@ -20,7 +20,7 @@ use crate::address::{Address, Cid, Skylink};
 use crate::deny::{Reason, Subject};
 use crate::ingest::{AddReport, ImportReport, IngestError};
 use crate::measure::{Measures, Trace};
-use crate::names::{NameError, NameRow, Names, Resolved, StoredRecord};
+use crate::names::{EntryId, NameError, NameRow, Names, PutEntryError, Resolved, SignedEntry, StoredRecord};
 use crate::records::Extent;
 use crate::store::{BodyStream, FileSource, OpenSkyfile, Store, StoreError};
 use crate::tree::skyfile::SkyfileHead;
@@ -127,6 +127,12 @@ pub trait Naming: Send + Sync + 'static {
 
     /// The names that are known here, a bounded number.
     async fn list(&self) -> (Vec<NameRow>, Extent);
+
+    /// The newest entry of Skynet's registry with this id. `None` only if it is known that there is none.
+    async fn entry(&self, id: &EntryId) -> Result<Option<SignedEntry>, NameError>;
+
+    /// Keeps an entry, at its quorum when this returns.
+    async fn put_entry(&self, signed: SignedEntry) -> Result<(), PutEntryError>;
 }
 
 /// A skyfile whose head is known.
@@ -189,6 +195,14 @@ impl Naming for Names {
 
     async fn list(&self) -> (Vec<NameRow>, Extent) {
         Names::list(self).await
+    }
+
+    async fn entry(&self, id: &EntryId) -> Result<Option<SignedEntry>, NameError> {
+        Names::entry(self, id).await
+    }
+
+    async fn put_entry(&self, signed: SignedEntry) -> Result<(), PutEntryError> {
+        Names::put_entry(self, signed).await
     }
 }
 

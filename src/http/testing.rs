@@ -25,7 +25,7 @@ use crate::address::{Address, Cid, Skylink, codec, parse_cid};
 use crate::deny::{DenyList, Reason, Subject};
 use crate::ingest::{AddReport, ImportReport, IngestError};
 use crate::measure::{Measures, Tier, Trace};
-use crate::names::{IpnsName, NameError, NameOrigin, NameRow, Resolved, StoredRecord};
+use crate::names::{EntryId, IpnsName, NameError, NameOrigin, NameRow, PutEntryError, Resolved, SignedEntry, StoredRecord};
 use crate::records::Extent;
 use crate::store::{BodyStream, Durability, FileSource, StoreError};
 use crate::tree::skyfile::{Parsed, SkyfileHead, UploadFile, build_small, parse, upload_metadata};
@@ -51,10 +51,11 @@ pub struct Memory {
     pub streams: Arc<AtomicUsize>,
 }
 
-/// Names as a table; records are taken as they come, unless they are empty.
+/// Names as a table; records are taken as they come, unless they are empty. Entries follow the rules.
 struct FixedNames {
     resolved: HashMap<String, Resolved>,
     records: Mutex<HashMap<String, StoredRecord>>,
+    entries: Mutex<HashMap<EntryId, SignedEntry>>,
 }
 
 /// How long the records of [`FixedNames`] may be kept, and how long they hold.
@@ -90,6 +91,20 @@ impl Naming for FixedNames {
     async fn list(&self) -> (Vec<NameRow>, Extent) {
         let row = |name: &String| NameRow { name: name.clone(), value: "/ipfs/bafkqaaa".to_owned(), origin: NameOrigin::Fixed };
         (self.resolved.keys().map(row).collect(), Extent::Complete)
+    }
+
+    async fn entry(&self, id: &EntryId) -> Result<Option<SignedEntry>, NameError> {
+        Ok(self.entries.lock().expect("lock").get(id).cloned())
+    }
+
+    async fn put_entry(&self, signed: SignedEntry) -> Result<(), PutEntryError> {
+        signed.verify()?;
+        let mut entries = self.entries.lock().expect("lock");
+        if let Some(existing) = entries.get(&signed.entry.id()) {
+            signed.entry.replaces(&existing.entry)?;
+        }
+        entries.insert(signed.entry.id(), signed);
+        Ok(())
     }
 }
 
@@ -321,7 +336,7 @@ pub async fn start_with(memory: Memory, public_connections_max: usize) -> TestSe
     let desk = Arc::new(Desk::default());
     let options = HttpOptions { admin_hosts: vec!["admin.example".to_owned()], public_connections_max, ..HttpOptions::default() };
     let services = Arc::new(Services {
-        names: Arc::new(FixedNames { resolved: memory.names.clone(), records: Mutex::default() }),
+        names: Arc::new(FixedNames { resolved: memory.names.clone(), records: Mutex::default(), entries: Mutex::default() }),
         content: Arc::new(memory),
         operations: desk.clone(),
         access: Arc::new(Access::with_key(KEY)),

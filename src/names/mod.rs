@@ -1,7 +1,9 @@
-//! Names that change, to fixed roots with a lifetime: DNSLink, IPNS keys, and what the configuration fixes.
+//! Names that change, to fixed roots with a lifetime: DNSLink, IPNS keys, and what the configuration fixes; and the
+//! entries of Skynet's registry.
 //!
-//! *Does*: follows a name, link by link, to something content-addressed, and says how long that holds.
-//! *Hides*: DNS, TXT records, IPNS records and their signatures, caches and their lifetimes.
+//! *Does*: follows a name, link by link, to something content-addressed, and says how long that holds. Reads and writes
+//! registry entries at their quorum.
+//! *Hides*: DNS, TXT records, IPNS records and entries with their signatures, caches and their lifetimes.
 //! *Must never know*: HTTP, what lies below a root.
 //! *Words*: a **pointee** is what a name points to in the end; a **hop** is one step of a chain; the **lifetime** is the
 //! shortest of all hops.
@@ -14,9 +16,11 @@
 
 pub mod dns;
 mod dnslink;
+mod entry;
 mod hops;
 mod ipns;
 mod pointer;
+mod registry;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
@@ -40,7 +44,12 @@ use hops::{Hop, Hops, Lifetime};
 use pointer::{Name, PathForm, Pointer, is_looked_up};
 
 pub use dns::{DnsResolver, Resolver};
+pub use entry::{
+    BadEntry, ENTRY_DATA_BYTES_MAX, ENTRY_SIGNATURE_BYTES, Entry, EntryId, EntryKey, EntryType, NotReplacing, SignedEntry,
+    datakey_of, entry_owner_check,
+};
 pub use ipns::{BadIpnsRecord, IPNS_RECORD_BYTES_MAX, IpnsName, IpnsRecord, owner_check};
+pub use registry::PutEntryError;
 
 /// Steps of one chain (`dnslink-gateway`, "recursion limit").
 pub const HOPS_MAX: usize = 32;

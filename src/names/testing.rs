@@ -11,7 +11,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::dns::{TxtAnswer, TxtError, TxtSource};
-use super::{IpnsName, Now};
+use super::{Entry, EntryKey, EntryType, IpnsName, Now, SignedEntry};
 
 /// Good bytes with a few faults. The same for the same seed.
 pub(crate) fn mutations(seed: u64, good: &[u8]) -> Vec<u8> {
@@ -47,6 +47,16 @@ pub(crate) fn keys() -> [Keypair; 3] {
 
 pub(crate) fn name_of(key: &Keypair) -> IpnsName {
     IpnsName::parse(&key.public().to_peer_id().to_base58()).expect("a peer id is a name")
+}
+
+/// An entry of the registry, signed by the key of this seed.
+pub(crate) fn sign_entry(seed: u8, datakey: [u8; 32], data: &[u8], revision: u64) -> SignedEntry {
+    use ed25519_dalek::Signer as _;
+    let signing = ed25519_dalek::SigningKey::from_bytes(&[seed; 32]);
+    let key = EntryKey(signing.verifying_key().to_bytes());
+    let entry = Entry::new(key, datakey, data.to_vec(), revision, EntryType::Plain).expect("fits an entry");
+    let signature = signing.sign(&entry.signed_hash()).to_bytes();
+    SignedEntry { entry, signature }
 }
 
 /// What a record is to say.

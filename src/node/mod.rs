@@ -230,7 +230,7 @@ fn host_rules(config: &Checked) -> HostRules {
 
 /// The kinds signed by their owners, each with the check of the room that knows it.
 fn records_options() -> RecordsOptions {
-    let owners = OwnerChecks { ipns: names::owner_check, ..OwnerChecks::REFUSE };
+    let owners = OwnerChecks { entry: names::entry_owner_check, ipns: names::owner_check };
     RecordsOptions { owners, ..RecordsOptions::default() }
 }
 
