@@ -105,6 +105,7 @@ pub struct TypedDeny {
 #[serde(deny_unknown_fields, default)]
 pub struct TypedPortal {
     pub domains: Vec<String>,
+    pub public_writes: Option<bool>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -125,6 +126,13 @@ pub struct TypedLimits {
     pub slab_memory_bytes: Option<Size>,
     pub free_space_floor_bytes: Option<Size>,
     pub grace_seconds: Option<u64>,
+    pub upload_bytes: Option<Size>,
+    pub bytes_per_day: Option<Size>,
+    pub uploads_per_minute: Option<u32>,
+    pub uploads_at_once: Option<u32>,
+    pub registry_per_minute: Option<u32>,
+    pub entries_per_day: Option<u32>,
+    pub downloads_at_once: Option<u32>,
 }
 
 /// Bytes, written as a number or as text such as `"128 MiB"`.
@@ -147,6 +155,13 @@ impl<'de> Deserialize<'de> for Size {
             }
         }
         deserializer.deserialize_any(Visitor)
+    }
+}
+
+impl Size {
+    /// As in a configuration file.
+    pub fn parse(text: &str) -> Option<Size> {
+        parse_size(text)
     }
 }
 
@@ -188,6 +203,8 @@ pub struct Checked {
     pub gateway: Gateway,
     pub deny: Deny,
     pub portal_domains: Vec<String>,
+    /// Are uploads and registry writes taken from everybody? Only an operator who says so wants strangers' content.
+    pub public_writes: bool,
     pub names: Names,
     pub limits: Limits,
 }
@@ -306,6 +323,20 @@ pub struct Limits {
     pub free_space_floor_bytes: Option<u64>,
     /// How long a stop waits for requests under way.
     pub grace: Duration,
+    pub client: ClientLimits,
+}
+
+/// What one API key or one address may do where the operator says so; where not, the room that counts has the values of
+/// Skynet's public portals. This machine itself has none of these limits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClientLimits {
+    pub upload_bytes: Option<u64>,
+    pub bytes_per_day: Option<u64>,
+    pub uploads_per_minute: Option<u32>,
+    pub uploads_at_once: Option<u32>,
+    pub registry_per_minute: Option<u32>,
+    pub entries_per_day: Option<u32>,
+    pub downloads_at_once: Option<u32>,
 }
 
 /// Holds a file of 100 MiB whole; the process stays under 300 MiB with it.
@@ -376,6 +407,7 @@ impl Typed {
                 .iter()
                 .map(|name| check_domain("[portal] domains", name))
                 .collect::<Result<_, _>>()?,
+            public_writes: self.portal.public_writes.unwrap_or(false),
             names: self.names.check()?,
             limits,
         })
@@ -513,6 +545,7 @@ impl TypedLimits {
             slab_memory_bytes: self.slab_memory_bytes.map_or(SLAB_MEMORY_DEFAULT, |size| size.0),
             free_space_floor_bytes: self.free_space_floor_bytes.map(|size| size.0),
             grace: Duration::from_secs(self.grace_seconds.unwrap_or(GRACE_SECONDS_DEFAULT)),
+            client: self.client()?,
         };
         let slab = u64::from(redundancy.pieces()) * ((4 << 20) + (64 << 10));
         for (name, limit) in [
@@ -529,6 +562,34 @@ impl TypedLimits {
             return Err(invalid(format!("[limits] slab_memory_bytes is {have}, one slab at this redundancy takes {slab}")));
         }
         Ok(Limits { slab_memory_bytes: limits.slab_memory_bytes.max(slab), ..limits })
+    }
+}
+
+impl TypedLimits {
+    fn client(&self) -> Result<ClientLimits, ConfigError> {
+        let limits = ClientLimits {
+            upload_bytes: self.upload_bytes.map(|size| size.0),
+            bytes_per_day: self.bytes_per_day.map(|size| size.0),
+            uploads_per_minute: self.uploads_per_minute,
+            uploads_at_once: self.uploads_at_once,
+            registry_per_minute: self.registry_per_minute,
+            entries_per_day: self.entries_per_day,
+            downloads_at_once: self.downloads_at_once,
+        };
+        for (name, limit) in [
+            ("upload_bytes", limits.upload_bytes),
+            ("bytes_per_day", limits.bytes_per_day),
+            ("uploads_per_minute", limits.uploads_per_minute.map(u64::from)),
+            ("uploads_at_once", limits.uploads_at_once.map(u64::from)),
+            ("registry_per_minute", limits.registry_per_minute.map(u64::from)),
+            ("entries_per_day", limits.entries_per_day.map(u64::from)),
+            ("downloads_at_once", limits.downloads_at_once.map(u64::from)),
+        ] {
+            if limit == Some(0) {
+                return Err(invalid(format!("[limits] {name} is 0: nobody could do it")));
+            }
+        }
+        Ok(limits)
     }
 }
 
@@ -616,6 +677,7 @@ mod tests {
             ("[[hosts]]\nurl = \"ftp://x\"", "file:FOLDER"),
             ("[[hosts]]\nurl = \"file:a\"", "allow_shared_hosts"),
             ("[limits]\nconnections = 0", "nobody could connect"),
+            ("[limits]\nuploads_at_once = 0", "nobody could do it"),
             ("[limits]\nslab_memory_bytes = \"1 MiB\"", "one slab at this redundancy"),
             ("[listen]\npublic = \"here\"", "invalid socket address"),
             ("[[gateway.domains]]\nname = \"https://x.org\"", "without port or scheme"),

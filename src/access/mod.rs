@@ -1,24 +1,33 @@
-//! Who may do what: the API key, login links, sessions, and the two rules for requests that come from this machine.
+//! Who may do what, and how much of it: API keys, login links, sessions, limits, and the two rules for requests that come
+//! from this machine.
 //!
-//! It keeps only hashes of secrets in memory and compares them in constant time. The rules
+//! It keeps only hashes of secrets in memory and compares them in constant time. Keys of others than the operator are
+//! records ([`Keys`]); what each client has done lately is counted ([`Limiter`]). The rules
 //! ([`loopback_write_allowed`], [`admin_request_allowed`]) are pure functions over the few facts of a request that
 //! they need, so they are tested as tables. This room must never know: routes, headers as a library type, bytes of
 //! content.
 //!
-//! Words: *key* = the API key of the key file (full power over this gateway). *Login token* = the secret of a link
-//! that is good once. *Session* = what the login link turns into, carried by a cookie.
+//! Words: *admin key* = the API key of the key file (full power over this gateway). *Key* = an API key that was made for
+//! somebody: it may store and write, within its limits, and remove what it stored. *Client* = who limits are counted for:
+//! a key, or an address. *Login token* = the secret of a link that is good once. *Session* = what the login link turns
+//! into, carried by a cookie.
 //!
-//! Limits: [`LOGIN_TOKENS_MAX`], [`LOGIN_TOKEN_LIFETIME`], [`SESSIONS_MAX`], [`SESSION_LIFETIME`], [`SECRET_TEXT_MAX`].
+//! Limits: [`LOGIN_TOKENS_MAX`], [`LOGIN_TOKEN_LIFETIME`], [`SESSIONS_MAX`], [`SESSION_LIFETIME`], [`SECRET_TEXT_MAX`],
+//! [`KEYS_MAX`], [`KEY_NAME_MAX`], [`CLIENTS_MAX`].
 
+mod apikey;
 mod keyfile;
+mod limits;
 mod origin;
 
 use std::collections::VecDeque;
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+pub use apikey::{ApiKey, KEY_NAME_MAX, KEYS_MAX, KeyId, KeyLimits, KeyRefused, Keys, Lookup};
 pub use keyfile::{AccessError, KeyFile};
+pub use limits::{CLIENTS_MAX, Client, Limiter, OpenPlace, OverLimit, Rate, Rules, client_address};
 pub use origin::{
     AdminRefused, Forwarding, Peer, RequestSource, WriteRefused, admin_request_allowed, is_forwarding_header, is_loopback_host,
     loopback_write_allowed, same_origin,
@@ -58,6 +67,10 @@ pub enum Caller {
     Admin,
     /// A program on this machine, without a key.
     Local,
+    /// An API key that was made for somebody.
+    Key(Arc<ApiKey>),
+    /// Nobody in particular.
+    Anybody,
 }
 
 impl Caller {
@@ -66,13 +79,35 @@ impl Caller {
         match self {
             Caller::Admin => "admin",
             Caller::Local => "local",
+            Caller::Key(key) => &key.owner,
+            Caller::Anybody => "anybody",
+        }
+    }
+
+    /// May they change or remove what `owner` stored? Only those who can be told apart own anything.
+    pub fn may_change(&self, owner: &str) -> bool {
+        match self {
+            Caller::Admin => true,
+            Caller::Local | Caller::Key(_) => self.owner() == owner,
+            Caller::Anybody => false,
         }
     }
 }
 
-/// The secrets of this gateway. Shared behind an `Arc`.
+/// What is known of a secret that was sent along.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Known {
+    Caller(Caller),
+    Nobody,
+    /// Not all keys have been read since the start.
+    NotYet,
+}
+
+/// The secrets of this gateway, and what its clients may do. Shared behind an `Arc`.
 pub struct Access {
     key: SecretHash,
+    pub keys: Keys,
+    pub limiter: Arc<Limiter>,
     login_tokens: Mutex<VecDeque<Expiring>>,
     sessions: Mutex<VecDeque<Expiring>>,
 }
@@ -84,24 +119,36 @@ struct Expiring {
 
 impl Access {
     /// Reads the API key file, or makes it (mode 0600, 256 random bits) at the first start.
-    pub fn load_or_create(path: &Path) -> Result<(Access, KeyFile), AccessError> {
+    pub fn load_or_create(path: &Path, rules: Rules) -> Result<(Access, KeyFile), AccessError> {
         let (key, origin) = keyfile::load_or_create(path)?;
-        Ok((Access::with_key(&key), origin))
+        Ok((Access::with_key(&key, rules), origin))
     }
 
-    /// An access room whose API key is `key`.
-    pub fn with_key(key: &str) -> Access {
-        Access { key: hash_secret(key), login_tokens: Mutex::default(), sessions: Mutex::default() }
+    /// An access room whose admin key is `key`.
+    pub fn with_key(key: &str, rules: Rules) -> Access {
+        let limiter = Arc::new(Limiter::new(rules));
+        Access { key: hash_secret(key), keys: Keys::default(), limiter, login_tokens: Mutex::default(), sessions: Mutex::default() }
     }
 
-    /// Is `given` the API key?
+    /// Is `given` the admin key?
     pub fn check_key(&self, given: &str) -> Option<Administrator> {
         (given.len() <= SECRET_TEXT_MAX && hash_secret(given) == self.key).then_some(Administrator::ByKey)
     }
 
     /// Whose key is `given`?
-    pub fn caller(&self, given: &str) -> Option<Caller> {
-        self.check_key(given).map(|_| Caller::Admin)
+    pub fn caller(&self, given: &str) -> Known {
+        if given.len() > SECRET_TEXT_MAX {
+            return Known::Nobody;
+        }
+        let hash = hash_secret(given);
+        if hash == self.key {
+            return Known::Caller(Caller::Admin);
+        }
+        match self.keys.find(&hash) {
+            Lookup::Known(key) => Known::Caller(Caller::Key(key)),
+            Lookup::Unknown => Known::Nobody,
+            Lookup::NotReadYet => Known::NotYet,
+        }
     }
 
     /// A new one-time login token, for the link that `serve` prints.
@@ -168,7 +215,7 @@ mod tests {
 
     #[test]
     fn only_the_key_is_the_key() {
-        let access = Access::with_key("0123456789abcdef");
+        let access = Access::with_key("0123456789abcdef", Rules::default());
         assert_eq!(access.check_key("0123456789abcdef"), Some(Administrator::ByKey));
         for wrong in ["", "0123456789abcdeF", "0123456789abcde", "0123456789abcdef0", &"a".repeat(5000)] {
             assert_eq!(access.check_key(wrong), None, "{wrong}");
@@ -176,8 +223,22 @@ mod tests {
     }
 
     #[test]
+    fn who_may_change_what() {
+        for (caller, owner, may) in [
+            (Caller::Admin, "key:00", true),
+            (Caller::Admin, "anybody", true),
+            (Caller::Local, "local", true),
+            (Caller::Local, "admin", false),
+            (Caller::Anybody, "anybody", false),
+            (Caller::Anybody, "local", false),
+        ] {
+            assert_eq!(caller.may_change(owner), may, "{caller:?} {owner}");
+        }
+    }
+
+    #[test]
     fn a_login_token_is_good_once() {
-        let access = Access::with_key("k");
+        let access = Access::with_key("k", Rules::default());
         let token = access.new_login_token();
         let session = access.log_in(&token).expect("the first use logs in");
         assert_eq!(access.check_session(&session), Some(Administrator::BySession));

@@ -1,5 +1,5 @@
-//! The command line: one file per command. `serve` runs a node in this process; `add`, `import`, `get`, `pin`, `name` and
-//! `hosts` talk to a running one over the HTTP of its admin listener; `check` and `key` work on files.
+//! The command line: one file per command. `serve` runs a node in this process; `add`, `import`, `get`, `pin`, `name`,
+//! `hosts` and API keys talk to a running one over the HTTP of its admin listener; `check` and the portal key are files.
 //!
 //! Hides: argument parsing, how the API key is found, frames of the add stream (`docs/formats.md` 9) on the client's
 //! side, progress bars. Must never know: how content is stored; whatever it says about a running gateway it has asked it.
@@ -10,6 +10,7 @@
 
 mod add;
 mod api;
+mod api_key;
 mod check;
 mod data_lock;
 mod frames;
@@ -40,6 +41,7 @@ Examples:
   skygate get /ipfs/bafy…/pictures -o pictures  read a folder back
   skygate pin ls                                what is stored
   skygate name put KEY.ipns-record              publish an IPNS record
+  skygate key add photos                        make an API key for somebody
   skygate hosts                                 how the hosts do
   skygate check --config skygate.toml           what a configuration means, before it runs
 
@@ -101,7 +103,7 @@ enum Command {
     Hosts,
     /// Explain a configuration in words
     Check(check::CheckArgs),
-    /// The portal key as a recovery phrase
+    /// API keys for others; the portal key as a recovery phrase
     #[command(subcommand)]
     Key(key::KeyCommand),
 }
@@ -184,7 +186,7 @@ fn run(global: &Global, command: Command) -> Result<(), CliError> {
         Command::Name(command) => client(name::run(global, command)),
         Command::Hosts => client(hosts::run(global)),
         Command::Check(args) => check::run(global, &args),
-        Command::Key(command) => key::run(global, &command),
+        Command::Key(command) => key::run(global, command),
     }
 }
 

@@ -5,7 +5,7 @@ use reqwest::Method;
 use serde_json::Value;
 
 use super::api::{Api, encode};
-use super::output::{bytes, counted, line, plain, table};
+use super::output::{bytes, counted, line, plain, table, utc_minute};
 use super::{CliError, Global};
 use crate::address::Address;
 
@@ -94,42 +94,9 @@ fn pinned_address(address: &str) -> Result<String, CliError> {
     }
 }
 
-/// Unix milliseconds as `2026-11-22 21:33`, in UTC.
-fn utc_minute(ms: u64) -> String {
-    let minutes = ms / 60_000;
-    let (year, month, day) = civil_date(minutes / 1440);
-    format!("{year:04}-{month:02}-{day:02} {:02}:{:02}", minutes / 60 % 24, minutes % 60)
-}
-
-/// Days since 1970-01-01 as a date of the Gregorian calendar, by eras of 400 years that begin in March.
-fn civil_date(days: u64) -> (u64, u64, u64) {
-    let days = days + 719_468;
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    (era * 400 + year_of_era + u64::from(month <= 2), month, day)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn times_are_readable() {
-        let rows = [
-            (0, "1970-01-01 00:00"),
-            (951_782_400_000, "2000-02-29 00:00"),
-            (1_795_383_197_000, "2026-11-22 21:33"),
-            (4_107_542_399_000, "2100-02-28 23:59"),
-            (4_107_542_400_000, "2100-03-01 00:00"),
-        ];
-        for (ms, expect) in rows {
-            assert_eq!(utc_minute(ms), expect);
-        }
-    }
 
     #[test]
     fn only_whole_uploads_are_removed() {

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use ::http::StatusCode;
 
-use crate::access::{AdminRefused, WriteRefused};
+use crate::access::{AdminRefused, KeyRefused, OverLimit, WriteRefused};
 use crate::address::domain::LabelTooLong;
 use crate::address::{AddressError, Cid};
 use crate::deny::{DenyStatus, Reason};
@@ -56,6 +56,9 @@ pub enum Refusal {
     BadQuery(&'static str),
     #[error("the request header {0} is malformed")]
     BadHeader(&'static str),
+    /// A body that is not what the route takes.
+    #[error("the body is malformed: {0}")]
+    BadBody(&'static str),
     /// As much is under way as this gateway takes, in all or from one address.
     #[error("too many requests or connections at once")]
     TooMany,
@@ -113,6 +116,17 @@ pub enum Refusal {
     HeadTimedOut,
     #[error("no API key")]
     NoKey,
+    /// A key was sent, and is none.
+    #[error("the API key is not known")]
+    BadKey,
+    #[error("the API keys have not been read yet")]
+    KeysUnread,
+    /// A key is not made or revoked.
+    #[error("{0}")]
+    Key(Box<KeyRefused>),
+    /// The client has to wait, or asks for more than it may have.
+    #[error("{0}")]
+    Limit(#[from] OverLimit),
     /// A write without a key that needs one.
     #[error("{0}")]
     Write(#[from] WriteRefused),
@@ -149,6 +163,12 @@ impl From<StoreError> for Refusal {
 impl From<IngestError> for Refusal {
     fn from(error: IngestError) -> Refusal {
         Refusal::Ingest(Box::new(error))
+    }
+}
+
+impl From<KeyRefused> for Refusal {
+    fn from(error: KeyRefused) -> Refusal {
+        Refusal::Key(Box::new(error))
     }
 }
 
@@ -206,6 +226,9 @@ impl Refusal {
             ),
             Refusal::BadHeader(name) => {
                 row(S::BAD_REQUEST, NoStore, format!("the request header {name} is malformed"), "Correct the header.")
+            }
+            Refusal::BadBody(what) => {
+                row(S::BAD_REQUEST, NoStore, format!("the body is malformed: {what}"), "Nothing was changed. Correct the body.")
             }
             Refusal::Label(error) => row(
                 S::BAD_REQUEST,
@@ -317,6 +340,21 @@ impl Refusal {
                 "this needs the API key",
                 "Send it as Authorization: Bearer KEY, or open the login link that `skygate serve` prints. The key file is named there, too.",
             ),
+            Refusal::BadKey => row(
+                S::UNAUTHORIZED,
+                NoStore,
+                "this API key is not known: it may have been revoked, or have expired",
+                "Ask the operator of this portal for another one.",
+            ),
+            Refusal::KeysUnread => row(
+                S::SERVICE_UNAVAILABLE,
+                NoStore,
+                "the portal is still reading its API keys from the hosts, and does not know yet whether this is one",
+                "Try again in a moment.",
+            )
+            .retry(RETRY_REBUILDING_S),
+            Refusal::Key(error) => key_row(error),
+            Refusal::Limit(limit) => limit_row(limit),
             Refusal::Write(error) => row(
                 S::FORBIDDEN,
                 NoStore,
@@ -456,6 +494,45 @@ fn ipns_row(refusal: &IpnsRefusal) -> Row {
         IpnsRefusal::NoRecord(_) => row(S::NOT_FOUND, NoStore, refusal.to_string(), "Its owner has to publish one."),
         IpnsRefusal::Body => row(S::BAD_REQUEST, NoStore, refusal.to_string(), "Nothing was stored. A record has at most 10 KiB."),
     }
+}
+
+/// API keys, for the operator who makes and revokes them.
+fn key_row(error: &KeyRefused) -> Row {
+    match error {
+        KeyRefused::Name | KeyRefused::Expired => {
+            row(S::BAD_REQUEST, NoStore, error.to_string(), "No key was made. Correct the request.")
+        }
+        KeyRefused::TooMany => row(S::CONFLICT, NoStore, error.to_string(), "Revoke keys that nobody uses."),
+        KeyRefused::Unknown => row(S::NOT_FOUND, NoStore, error.to_string(), "`skygate key ls` shows the keys."),
+        KeyRefused::Unavailable(_) => {
+            row(S::SERVICE_UNAVAILABLE, NoStore, error.to_string(), "Try again in a moment.").retry(RETRY_TIMED_OUT_S)
+        }
+    }
+}
+
+/// What one client may do.
+fn limit_row(limit: &OverLimit) -> Row {
+    let sentence = limit.to_string();
+    let wait = match limit {
+        OverLimit::TooLarge { .. } => {
+            return row(
+                S::PAYLOAD_TOO_LARGE,
+                NoStore,
+                sentence,
+                "Nothing was stored. Ask the operator for a key with a higher limit.",
+            );
+        }
+        OverLimit::UploadsAtOnce | OverLimit::DownloadsAtOnce => return too_often(sentence, RETRY_TOO_MANY_S),
+        OverLimit::Uploads { wait } | OverLimit::Bytes { wait } | OverLimit::Registry { wait } | OverLimit::Entries { wait } => {
+            wait
+        }
+    };
+    // Rounded up: whoever waits so long is let in.
+    too_often(sentence, u32::try_from(wait.as_secs()).unwrap_or(u32::MAX).saturating_add(1))
+}
+
+fn too_often(sentence: String, wait_s: u32) -> Row {
+    row(S::TOO_MANY_REQUESTS, NoStore, sentence, "Wait as long as Retry-After says.").retry(wait_s)
 }
 
 /// Uploads.

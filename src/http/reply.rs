@@ -17,6 +17,7 @@ use futures::stream::{self, StreamExt};
 use http_body::{Body, Frame, SizeHint};
 use tokio::sync::OwnedSemaphorePermit;
 
+use crate::access::OpenPlace;
 use crate::measure::{Class, Endpoint, Measures, Trace};
 use crate::site::content_type;
 use crate::store::{BodyStream, FileSource, StoreError};
@@ -58,6 +59,7 @@ pub struct ReplyBody {
     kind: Kind,
     /// Given back when the body is dropped.
     _permit: Option<OwnedSemaphorePermit>,
+    _place: Option<OpenPlace>,
 }
 
 enum Kind {
@@ -85,7 +87,7 @@ pub enum BodyError {
 
 impl ReplyBody {
     fn of(kind: Kind) -> ReplyBody {
-        ReplyBody { kind, _permit: None }
+        ReplyBody { kind, _permit: None, _place: None }
     }
 
     pub fn empty() -> ReplyBody {
@@ -94,7 +96,12 @@ impl ReplyBody {
 
     /// The permit is given back when the body is.
     pub fn holding(self, permit: OwnedSemaphorePermit) -> ReplyBody {
-        ReplyBody { kind: self.kind, _permit: Some(permit) }
+        ReplyBody { _permit: Some(permit), ..self }
+    }
+
+    /// The same with the place of a client's download.
+    pub fn placed(self, place: Option<OpenPlace>) -> ReplyBody {
+        ReplyBody { _place: place, ..self }
     }
 
     pub fn full(bytes: impl Into<Bytes>) -> ReplyBody {

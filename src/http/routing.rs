@@ -16,7 +16,7 @@ use crate::address::parse_cid;
 use crate::names::{IPNS_RECORD_BYTES_MAX, IpnsName, NameError};
 
 use super::ask::{Ask, text};
-use super::caller::Sender;
+use super::caller::{Sender, Work};
 use super::gateway::ipns_record::{IPNS_RECORD_TYPE, expires, send};
 use super::plan::ascii;
 use super::refusal::{IpnsRefusal, Refusal};
@@ -87,7 +87,7 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let clock = Clock::start();
-    sender.writer(services, ask)?;
+    let _admitted = sender.admit(services, ask, Work::RegistryWrite)?;
     if !text(sender.headers, header::CONTENT_TYPE).is_some_and(|kind| names_type(kind, IPNS_RECORD_TYPE)) {
         return Err(IpnsRefusal::NotARecord.into());
     }

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
@@ -34,7 +34,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::admin;
 use super::ask::{Ask, Route, reader};
-use super::caller::Sender;
+use super::caller::{Sender, admit_download};
 use super::gateway;
 use super::hosts;
 use super::page;
@@ -167,7 +167,7 @@ struct AddressPlace {
 impl Addresses {
     /// `None` if as many are open as there may be.
     fn enter(&self, peer: IpAddr, max: usize) -> Option<AddressPlace> {
-        let address = client_address(peer);
+        let address = crate::access::client_address(peer);
         let mut open = self.0.lock().expect("no panic under this lock");
         let count = open.entry(address).or_default();
         if *count >= max && !address.is_loopback() {
@@ -187,14 +187,6 @@ impl Drop for AddressPlace {
                 open.remove(&self.address);
             }
         }
-    }
-}
-
-/// What one client has: an IPv4 address, or of IPv6 a network of 64 bits, which any host has whole.
-fn client_address(peer: IpAddr) -> IpAddr {
-    match peer.to_canonical() {
-        IpAddr::V6(address) if !address.is_loopback() => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),
-        address => address,
     }
 }
 
@@ -279,8 +271,14 @@ where
         }
         match ask.route {
             Route::Landing => Ok(landing(services, &ask)),
-            Route::Ipfs | Route::Ipns => gateway::answer(services, &ask, &clock).await,
-            Route::Skylink => skynet::content::answer(services, &ask, &clock).await,
+            Route::Ipfs | Route::Ipns => {
+                let place = admit_download(services, &ask, &Sender { headers: &parts.headers, peer })?;
+                Ok(gateway::answer(services, &ask, &clock).await?.map(|body| body.placed(place)))
+            }
+            Route::Skylink => {
+                let place = admit_download(services, &ask, &Sender { headers: &parts.headers, peer })?;
+                Ok(skynet::content::answer(services, &ask, &clock).await?.map(|body| body.placed(place)))
+            }
             Route::Routing => routing::answer(services, &ask, &clock, Sender { headers: &parts.headers, peer }, body).await,
             Route::Portal => {
                 let sender = Sender { headers: &parts.headers, peer };

@@ -45,6 +45,15 @@ pub struct Services {
 /// hundred KiB on the average.
 pub const REQUESTS_AT_ONCE_DEFAULT: usize = 2048;
 
+/// Are uploads and registry writes taken from those who have no key?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PublicWrites {
+    /// From programs on this machine only.
+    Refused,
+    /// From everybody, within the limits of an address: as Skynet's public portals did.
+    Taken,
+}
+
 /// The room's part of the configuration.
 #[derive(Debug, Clone)]
 pub struct HttpOptions {
@@ -54,6 +63,7 @@ pub struct HttpOptions {
     pub hosts: HostRules,
     /// Blocks, CARs and IPNS records only (`ipfs-gateway.md` 2.2, strict mode).
     pub trustless_only: bool,
+    pub public_writes: PublicWrites,
     /// Path of the sample site, for the landing page.
     pub sample_site: Option<String>,
     /// Connections served at once on the public listener.
@@ -72,6 +82,7 @@ impl Default for HttpOptions {
             admin_hosts: Vec::new(),
             hosts: HostRules::default(),
             trustless_only: false,
+            public_writes: PublicWrites::Refused,
             sample_site: None,
             // An idle connection costs about 20 KiB: 4,096 of them stay under 100 MiB.
             public_connections_max: 4096,

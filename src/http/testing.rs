@@ -339,7 +339,7 @@ pub async fn start_with(memory: Memory, public_connections_max: usize) -> TestSe
         names: Arc::new(FixedNames { resolved: memory.names.clone(), records: Mutex::default(), entries: Mutex::default() }),
         content: Arc::new(memory),
         operations: desk.clone(),
-        access: Arc::new(Access::with_key(KEY)),
+        access: Arc::new(Access::with_key(KEY, crate::access::Rules::default())),
         measures: Arc::new(Measures::default()),
         answers: AnswerCache::new(options.answers_bytes),
         requests: Arc::new(tokio::sync::Semaphore::new(super::services::REQUESTS_AT_ONCE_DEFAULT)),

@@ -32,11 +32,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::lists::Lists;
-use crate::access::{Access, AccessError, KeyFile};
+use crate::access::{Access, AccessError, KeyFile, KeyLimits, Rules};
 use crate::config::{Checked, Hosts, NameResolver, SharedHosts, TrustedProxies};
 use crate::http::ask::Namespace;
 use crate::http::hosts::{DnslinkHosts, DnslinkLabels, GatewayDomain, HostRules, Subdomains};
-use crate::http::{AnswerCache, HttpOptions, Listeners, Services};
+use crate::http::{AnswerCache, HttpOptions, Listeners, PublicWrites, Services};
 use crate::ingest::Ingest;
 use crate::measure::Measures;
 use crate::names::{self, BadFixedName, DnsResolver, Names, NamesOptions, Resolver};
@@ -156,7 +156,8 @@ async fn open(
     if origin == Origin::Created {
         print_phrase(&key);
     }
-    let (access, key_file) = Access::load_or_create(&places.api_key())?;
+    let (access, key_file) = Access::load_or_create(&places.api_key(), client_rules(config))?;
+    let access = Arc::new(access);
     if key_file == KeyFile::Created {
         tracing::info!(path = %places.api_key().display(), "made the API key that the command line reads");
     }
@@ -165,6 +166,10 @@ async fn open(
     let renter = Renter::new(hosts.hosts.clone(), table, renter_options(config))?;
     let measures = Arc::new(Measures::default());
     let records = Records::new(Arc::new(renter.clone()), key, records_options());
+    tasks.spawn({
+        let (access, records, stop) = (access.clone(), records.clone(), stop.clone());
+        async move { stop.run_until_cancelled(access.keys.follow(records)).await }
+    });
     let store_options = StoreOptions {
         folder: places.catalog(),
         memory_bytes: config.store.memory_bytes,
@@ -185,6 +190,7 @@ async fn open(
         admin_hosts: vec![config.listen.admin.to_string(), config.listen.admin.ip().to_string()],
         hosts: host_rules(config),
         trustless_only: config.gateway.trustless_only,
+        public_writes: if config.public_writes { PublicWrites::Taken } else { PublicWrites::Refused },
         sample_site: sample.clone(),
         public_connections_max: config.limits.connections,
         connections_per_address_max: config.limits.connections_per_address,
@@ -196,7 +202,7 @@ async fn open(
         content: Arc::new(store.clone()),
         names: Arc::new(open_names(config, &records, &measures)?),
         operations: Arc::new(operations),
-        access: Arc::new(access),
+        access,
         measures,
         answers: AnswerCache::new(options.answers_bytes),
         requests: Arc::new(Semaphore::new(config.limits.requests)),
@@ -205,6 +211,19 @@ async fn open(
     let services = Arc::new(services);
     lists.keep_reading(services.clone(), store.clone(), tasks, stop.clone());
     Ok(Opened { services, store, records, hosts, sample })
+}
+
+fn client_rules(config: &Checked) -> Rules {
+    let own = &config.limits.client;
+    let rules = Rules::default().with(&KeyLimits {
+        upload_bytes: own.upload_bytes,
+        bytes_per_day: own.bytes_per_day,
+        uploads_per_minute: own.uploads_per_minute,
+        uploads_at_once: own.uploads_at_once,
+        registry_per_minute: own.registry_per_minute,
+        entries_per_day: own.entries_per_day,
+    });
+    Rules { downloads_at_once: own.downloads_at_once.unwrap_or(rules.downloads_at_once), ..rules }
 }
 
 fn host_rules(config: &Checked) -> HostRules {

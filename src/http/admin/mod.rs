@@ -6,6 +6,7 @@
 
 mod api;
 mod dashboard;
+mod keys;
 mod names;
 mod tree;
 
@@ -48,6 +49,8 @@ pub fn router(services: Arc<Services>) -> Router {
         .route("/api/v1/names", get(names::list))
         .route("/api/v1/names/{name}", put(names::put))
         .route("/api/v1/names/{name}/resolve", get(names::resolve))
+        .route("/api/v1/keys", get(keys::list).post(keys::make))
+        .route("/api/v1/keys/{id}", delete(keys::revoke))
         .route("/api/v1/add", post(api::add))
         .route("/api/v1/import", post(api::import))
         .route("/api/v1/tree", get(tree::tree))
