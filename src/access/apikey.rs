@@ -8,10 +8,8 @@ use std::fmt;
 use std::sync::{Arc, OnceLock, RwLock};
 use std::time::{Duration, SystemTime};
 
+use crate::records::{Followed, Kind, Order, Record, RecordError, RecordKey, Records};
 use serde::{Deserialize, Serialize};
-use tokio::sync::broadcast;
-
-use crate::records::{Extent, Kind, Order, Record, RecordError, RecordKey, Records};
 
 use super::{SecretHash, hash_secret, new_secret};
 
@@ -21,8 +19,6 @@ pub const KEYS_MAX: usize = 100_000;
 pub const KEY_NAME_MAX: usize = 200;
 /// How long a revocation on another node may stay unnoticed here. A look lists one folder on each host.
 const RESCAN_EVERY: Duration = Duration::from_secs(10);
-/// Between two tries to read the keys for the first time, while too few hosts answer.
-const SCAN_AGAIN_AFTER: Duration = Duration::from_secs(2);
 /// Version of the body that this program writes and reads.
 const BODY_VERSION: u32 = 1;
 
@@ -246,34 +242,12 @@ impl Keys {
 
     /// Reads the keys of the hosts, and goes on reading them. Runs until it is dropped.
     pub async fn follow(&self, records: Records) {
-        let mut changes = records.subscribe(Kind::Key);
         let records = self.records.get_or_init(|| records);
-        loop {
-            let again = match self.scan(records).await {
-                Extent::Complete => {
-                    let _ = self.read.set(());
-                    RESCAN_EVERY
-                }
-                Extent::Partial if self.read.get().is_some() => RESCAN_EVERY,
-                Extent::Partial => SCAN_AGAIN_AFTER,
-            };
-            let looked = tokio::time::Instant::now();
-            while let Some(left) = again.checked_sub(looked.elapsed()) {
-                match tokio::time::timeout(left, changes.recv()).await {
-                    Ok(Ok(record)) => self.take_in(&record),
-                    Err(_) | Ok(Err(broadcast::error::RecvError::Lagged(_))) => break,
-                    Ok(Err(broadcast::error::RecvError::Closed)) => return,
-                }
-            }
-        }
-    }
-
-    async fn scan(&self, records: &Records) -> Extent {
-        let mut scan = records.scan(Kind::Key);
-        while let Some(found) = scan.next().await {
-            self.take_in(&found.record);
-        }
-        scan.extent()
+        let take = |followed: Followed<'_>| match followed {
+            Followed::Record(record) => self.take_in(record),
+            Followed::Complete => drop(self.read.set(())),
+        };
+        records.follow(Kind::Key, RESCAN_EVERY, take).await;
     }
 
     /// One version of a key, in whatever order versions come.

@@ -22,6 +22,7 @@
 
 mod envelope;
 mod floor;
+mod follow;
 mod hosts;
 mod key;
 mod kind;
@@ -54,6 +55,7 @@ use self::{
 };
 pub use self::{
     envelope::{InvalidRecord, OwnerCheck, OwnerChecks, RECORD_BYTES_MAX, Record},
+    follow::Followed,
     hosts::{HostCallError, Quorum, RecordHosts},
     key::{KeyError, Origin, PortalId, PortalKey},
     kind::{BadKey, Group, Kind, Order, RecordKey, Signer},

@@ -152,7 +152,7 @@ fn export_key(data: &Path) -> String {
     text
 }
 
-fn import_key(data: &Path, exported: &str) {
+pub(super) fn import_key(data: &Path, exported: &str) {
     use std::io::Write;
     std::fs::create_dir_all(data).expect("folders can be made");
     let mut command = Command::new(binary());

@@ -12,6 +12,7 @@ mod faults;
 mod gateway;
 mod ipfs;
 mod losses;
+mod portal_api;
 mod security;
 mod serve;
 mod skylinks;
