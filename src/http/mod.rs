@@ -34,5 +34,6 @@ mod walk;
 pub use reply::AnswerCache;
 pub use serve::{Listeners, answer, run};
 pub use services::{
-    Content, HostView, HttpOptions, Naming, Operations, PinPage, PinView, PublicWrites, Readiness, Services, Skyfile, UploadStream,
+    Content, HostView, HttpOptions, Naming, Operations, PinPage, PinView, PublicWrites, Readiness, Services, SkyParts, Skyfile,
+    UploadStream, Uploads,
 };

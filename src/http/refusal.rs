@@ -545,6 +545,12 @@ fn ingest_row(error: &IngestError) -> Row {
         IngestError::Cut | IngestError::Body(_) => {
             row(S::BAD_REQUEST, NoStore, "the upload ended too early", "Nothing was stored. Send it again.")
         }
+        IngestError::TooLarge { .. } => row(
+            S::PAYLOAD_TOO_LARGE,
+            NoStore,
+            error.to_string(),
+            "Nothing was stored. Upload less at once, or ask the operator for a higher limit.",
+        ),
         IngestError::Stalled => {
             row(S::REQUEST_TIMEOUT, NoStore, "the upload stood still for too long", "Nothing was stored. Send it again.")
         }

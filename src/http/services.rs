@@ -1,8 +1,8 @@
 //! What this room asks of the others, in one place: verified content, uploads, and what an operator sees.
 //!
-//! Two traits stand between HTTP and the rooms behind it, so that the tests of this room run a real server over
+//! Traits stand between HTTP and the rooms behind it, so that the tests of this room run a real server over
 //! blocks in memory. [`Content`] is the block source of a reply; [`Operations`] is everything behind the admin
-//! listener.
+//! listener; [`Uploads`] is what a portal takes in.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -18,7 +18,7 @@ use tokio::sync::Semaphore;
 use crate::access::Access;
 use crate::address::{Address, Cid, Skylink};
 use crate::deny::{Reason, Subject};
-use crate::ingest::{AddReport, ImportReport, IngestError};
+use crate::ingest::{AddReport, ImportReport, Ingest, IngestError, SkyOptions, SkyPart, SkyReport};
 use crate::measure::{Measures, Trace};
 use crate::names::{EntryId, NameError, NameRow, Names, PutEntryError, Resolved, SignedEntry, StoredRecord};
 use crate::records::Extent;
@@ -33,6 +33,7 @@ pub struct Services {
     pub content: Arc<dyn Content>,
     pub names: Arc<dyn Naming>,
     pub operations: Arc<dyn Operations>,
+    pub uploads: Arc<dyn Uploads>,
     pub access: Arc<Access>,
     pub measures: Arc<Measures>,
     pub answers: AnswerCache,
@@ -234,6 +235,23 @@ impl Skyfile for StoredSkyfile {
 
 /// The body of an upload as it comes in; an error is the client's connection failing.
 pub type UploadStream = BoxStream<'static, Result<Bytes, std::io::Error>>;
+
+/// The files of a skyfile as they come in.
+pub type SkyParts = BoxStream<'static, Result<SkyPart, IngestError>>;
+
+/// What a portal takes in.
+#[async_trait]
+pub trait Uploads: Send + Sync + 'static {
+    /// Takes in the files of one skyfile; nothing is visible before the answer.
+    async fn skyfile(&self, parts: SkyParts, options: SkyOptions) -> Result<SkyReport, IngestError>;
+}
+
+#[async_trait]
+impl Uploads for Ingest {
+    async fn skyfile(&self, parts: SkyParts, options: SkyOptions) -> Result<SkyReport, IngestError> {
+        Ingest::skyfile(self, parts, options).await
+    }
+}
 
 /// Can this node serve?
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

@@ -17,13 +17,14 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::services::{
-    Content, HostView, HttpOptions, Naming, Operations, PinPage, PinView, Readiness, Services, Skyfile, UploadStream,
+    Content, HostView, HttpOptions, Naming, Operations, PinPage, PinView, Readiness, Services, SkyParts, Skyfile, UploadStream,
+    Uploads,
 };
 use super::{AnswerCache, Listeners, run};
 use crate::access::Access;
 use crate::address::{Address, Cid, Skylink, codec, parse_cid};
 use crate::deny::{DenyList, Reason, Subject};
-use crate::ingest::{AddReport, ImportReport, IngestError};
+use crate::ingest::{AddReport, ImportReport, IngestError, SkyFile, SkyOptions, SkyPart, SkyPurpose, SkyReport};
 use crate::measure::{Measures, Tier, Trace};
 use crate::names::{EntryId, IpnsName, NameError, NameOrigin, NameRow, PutEntryError, Resolved, SignedEntry, StoredRecord};
 use crate::records::Extent;
@@ -116,6 +117,7 @@ impl Memory {
             .map(|(path, kind, bytes)| UploadFile {
                 path: (*path).to_owned(),
                 len_bytes: bytes.len() as u64,
+                mode: 0,
                 content_type: (!kind.is_empty()).then(|| (*kind).to_owned()),
             })
             .collect();
@@ -243,6 +245,8 @@ impl Skyfile for MemorySkyfile {
 pub struct Desk {
     pub uploads: Mutex<Vec<(Option<String>, Vec<u8>)>>,
     pub starting: Mutex<bool>,
+    /// What portal uploads said, and their base sectors.
+    pub skyfiles: Mutex<Vec<(SkyOptions, Vec<u8>)>>,
 }
 
 #[async_trait]
@@ -316,6 +320,33 @@ impl Operations for Desk {
     }
 }
 
+/// Skyfiles are made of what came, as small ones, and not kept.
+#[async_trait]
+impl Uploads for Desk {
+    async fn skyfile(&self, mut parts: SkyParts, options: SkyOptions) -> Result<SkyReport, IngestError> {
+        options.said.check()?;
+        let mut files: Vec<UploadFile> = Vec::new();
+        let mut content = Vec::new();
+        while let Some(part) = parts.next().await {
+            match part? {
+                SkyPart::File(SkyFile { path, content_type, mode, .. }) => {
+                    files.push(UploadFile { path, len_bytes: 0, mode, content_type });
+                }
+                SkyPart::Bytes(bytes) => {
+                    files.last_mut().expect("a file first").len_bytes += bytes.len() as u64;
+                    content.extend_from_slice(&bytes);
+                }
+            }
+        }
+        let built = build_small(&options.said.metadata(&files)?.encode(), &content).expect("small enough");
+        let skylink = Skylink::v1(0, built.used_bytes, crate::sector::sector_root(&built.base).0).expect("a skylink");
+        let cid = parse_cid(ABSENT).expect("a CID");
+        let durability = (options.purpose == SkyPurpose::Store).then_some(Durability::Complete);
+        self.skyfiles.lock().expect("lock").push((options, built.base));
+        Ok(SkyReport { skylink, cid, size_bytes: content.len() as u64, files: files.len() as u64, durability })
+    }
+}
+
 /// A running gateway.
 pub struct TestServer {
     pub public: SocketAddr,
@@ -339,6 +370,7 @@ pub async fn start_with(memory: Memory, public_connections_max: usize) -> TestSe
         names: Arc::new(FixedNames { resolved: memory.names.clone(), records: Mutex::default(), entries: Mutex::default() }),
         content: Arc::new(memory),
         operations: desk.clone(),
+        uploads: desk.clone(),
         access: Arc::new(Access::with_key(KEY, crate::access::Rules::default())),
         measures: Arc::new(Measures::default()),
         answers: AnswerCache::new(options.answers_bytes),

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
-use crate::address::Skylink;
-use crate::sector::{Root, SECTOR_BYTES, build_object};
+use crate::address::{Cid, Skylink};
+use crate::sector::{Root, SECTOR_BYTES, build_object, sector_root};
 use crate::store::{Commit, Completion, Durability, NewPin, PIN_ROW_DATA_MAX, PIN_ROWS_MAX, Pin, PinRow, Store, Written, pin_key};
 use crate::tree::build::{BlockSink, Built, FileBuilder, LeafRow, NodeBlock, Profile, TreeBuilder};
 use crate::tree::pack::{PackBuilder, PackError, SkyfileRef};
@@ -17,7 +17,7 @@ use crate::tree::skyfile::{
 };
 
 use super::frames::{Entry, EntryKind, Frame, FrameReader, RootKind};
-use super::writer::{ContentWriter, Taken, TakenSlab};
+use super::writer::{ContentWriter, Keep, Taken, TakenSlab};
 use super::{AddReport, ENTRIES_MAX, IngestError};
 
 /// The one skyfile of an upload, as pack and pin rows count them.
@@ -32,7 +32,7 @@ const PACK_ROOM_BYTES: u64 = SECTOR_BYTES as u64 - PACK_HEAD_BYTES;
 const PIN_ROOTS_BYTES_MAX: usize = 24 << 10;
 
 /// The most that is handed from the stream to the hashers at once: fits the second-level cache beside the leaf.
-const WORK_BYTES: usize = 256 << 10;
+pub const WORK_BYTES: usize = 256 << 10;
 
 /// An upload under way.
 pub struct Assembly {
@@ -44,20 +44,20 @@ pub struct Assembly {
 
 /// An upload that has been taken in whole; its slabs are acknowledged, nothing is visible yet.
 pub struct Assembled {
-    owner: String,
-    idem: Option<[u8; 32]>,
-    root: RootKind,
-    name: String,
-    built: Built,
-    files: Vec<UploadFile>,
-    file_count: u64,
-    content: Taken,
-    blocks: Blocks,
-    compute: Arc<Semaphore>,
+    pub owner: String,
+    pub idem: Option<[u8; 32]>,
+    pub name: String,
+    pub built: Built,
+    /// Of the skyfile; `None` when there was no file.
+    pub metadata: Option<Metadata>,
+    pub file_count: u64,
+    pub content: Taken,
+    pub blocks: Blocks,
+    pub compute: Arc<Semaphore>,
 }
 
 /// The blocks of the upload: for its pack, and as rows of the pin while they are few.
-struct Blocks {
+pub struct Blocks {
     pack: PackBuilder,
     /// `None` once there are too many of them, or one is too long.
     pin_rows: Option<Vec<PinRow>>,
@@ -66,15 +66,20 @@ struct Blocks {
 }
 
 /// Takes the blocks of one file or folder.
-struct Sink<'a> {
-    blocks: &'a mut Blocks,
+pub struct Sink<'a> {
+    pub blocks: &'a mut Blocks,
     /// Where the file begins in the skyfile's content.
-    base: u64,
+    pub base: u64,
 }
 
 impl Blocks {
-    fn new() -> Blocks {
+    pub fn new() -> Blocks {
         Blocks { pack: PackBuilder::new(PACK_ROOM_BYTES), pin_rows: Some(Vec::new()), failure: None }
+    }
+
+    /// Whether a pack can hold them all.
+    pub fn check(&self) -> Result<(), IngestError> {
+        self.failure.as_ref().map_or(Ok(()), |error| Err(IngestError::bad(error.to_string())))
     }
 
     fn pin_row(&mut self, row: PinRow) {
@@ -124,7 +129,7 @@ impl Assembly {
     pub fn run(self, mut frames: FrameReader) -> Result<Assembled, IngestError> {
         let head = frames.head()?;
         let profile: Profile = head.profile.parse()?;
-        let mut writer = ContentWriter::new(self.store.clone(), self.compute.clone(), Handle::current());
+        let mut writer = ContentWriter::new(self.store.clone(), self.compute.clone(), Handle::current(), Keep::All);
         let mut blocks = Blocks::new();
         let mut tree = TreeBuilder::new(profile);
         let mut files = Vec::new();
@@ -154,17 +159,17 @@ impl Assembly {
             (RootKind::File, None) => return Err(IngestError::bad("an upload with root \"file\" has exactly one entry, a file")),
             (RootKind::Dir, _) => tree.finish(&mut Sink { blocks: &mut blocks, base: 0 })?,
         };
-        if let Some(error) = blocks.failure {
-            return Err(IngestError::bad(error.to_string()));
-        }
+        blocks.check()?;
+        // A file is its own name; a folder's is the upload's.
+        let filename = if head.root == RootKind::File { &files[0].path } else { &head.name };
+        let metadata = if files.is_empty() { None } else { Some(upload_metadata(filename, &files)?) };
         Ok(Assembled {
             owner: self.owner,
             idem: self.idem,
-            root: head.root,
             name: head.name,
             built,
+            metadata,
             file_count: files.len() as u64,
-            files,
             content: writer.finish()?,
             blocks,
             compute: self.compute,
@@ -198,6 +203,7 @@ fn take_entry(
             files.push(UploadFile {
                 path: entry.path.clone(),
                 len_bytes: *size,
+                mode: 0,
                 content_type: upload_content_type(&entry.path).map(str::to_owned),
             });
             Ok(Some(built))
@@ -216,20 +222,17 @@ fn take_entry(
 /// A skyfile that is on the hosts.
 pub struct StoredSkyfile {
     pub skyfile: SkyfileRef,
-    link: Skylink,
+    pub link: Skylink,
 }
 
 impl Assembled {
     /// Stores what is left, commits the pin, and waits a little for the pieces beyond the acknowledgement.
     pub async fn store(self, store: &Store, complete_wait: Duration) -> Result<AddReport, IngestError> {
-        let Assembled { owner, idem, root, name, built, files, file_count, content, blocks, compute } = self;
+        let Assembled { owner, idem, name, built, metadata, file_count, content, blocks, compute } = self;
         let mut written = Vec::new();
         let mut skyfiles = Vec::new();
         let mut skylink = None;
-        if file_count > 0 {
-            // A file is its own name; a folder's is the upload's.
-            let filename = if root == RootKind::File { &files[0].path } else { &name };
-            let metadata = upload_metadata(filename, &files).map_err(|error| IngestError::bad(error.to_string()))?;
+        if let Some(metadata) = metadata {
             let stored = store_skyfile(store, &metadata, content, &mut written).await?;
             skylink = Some(stored.link);
             skyfiles.push(stored.skyfile);
@@ -263,6 +266,24 @@ impl Assembled {
         let key = pin_key(&built.cid, &rand::random());
         store.commit(Commit { key, pin, pack: pack_index, durability }).await?;
         Ok(AddReport { cid: built.cid, skylink, size_bytes: built.size, files: file_count, durability })
+    }
+
+    /// The addresses that [`Assembled::store`] would give, for an upload whose slabs were not kept either.
+    pub async fn name_only(self, store: &Store) -> Result<(Cid, Option<Skylink>), IngestError> {
+        let Some(metadata) = self.metadata else { return Ok((self.built.cid, None)) };
+        let json = metadata.encode();
+        let (size, slabs) = match self.content {
+            Taken::Small(content) if fits_small(&json, content.len() as u64) => {
+                let built = build_small(&json, &content).map_err(bad_skyfile)?;
+                return Ok((self.built.cid, Some(link_of(&built, sector_root(&built.base)))));
+            }
+            Taken::Small(content) => {
+                (content.len() as u64, encode(store, content.into(), self.compute, Keep::Nothing).await?.into_slabs())
+            }
+            Taken::Slabs { size, slabs } => (size, slabs),
+        };
+        let built = build_large_of(store, &json, size, &slabs)?;
+        Ok((self.built.cid, Some(link_of(&built, sector_root(&built.base)))))
     }
 }
 
@@ -303,16 +324,28 @@ pub async fn store_skyfile(
             return Ok(StoredSkyfile { skyfile, link });
         }
         // Just over: with its metadata it does not fit the base sector.
-        Taken::Small(content) => (content.len() as u64, vec![encode_alone(store, content).await?]),
+        Taken::Small(content) => {
+            let compute = Arc::new(Semaphore::new(1));
+            (content.len() as u64, encode(store, content.into(), compute, Keep::All).await?.into_slabs())
+        }
         Taken::Slabs { size, slabs } => (size, slabs),
     };
     let (k, m) = store.redundancy();
-    let roots: Vec<Root> = slabs.iter().flat_map(|slab| slab.roots.iter().copied()).collect();
-    written.extend(slabs.into_iter().map(|slab| slab.written));
-    let built = build_large(&json, size, k, m, &roots).map_err(bad_skyfile)?;
+    let built = build_large_of(store, &json, size, &slabs)?;
+    let roots = slabs.iter().flat_map(|slab| &slab.roots).flat_map(|root| root.0).collect::<Vec<u8>>().into();
+    written.extend(slabs.into_iter().filter_map(|slab| slab.written));
     let (root, link) = store_base(store, &built, written).await?;
-    let roots = roots.iter().flat_map(|root| root.0).collect::<Vec<u8>>().into();
     Ok(StoredSkyfile { skyfile: SkyfileRef { k, m, at: 0, root: root.0, size, used: built.used_bytes, roots }, link })
+}
+
+fn build_large_of(store: &Store, json: &[u8], size: u64, slabs: &[TakenSlab]) -> Result<BuiltSkyfile, IngestError> {
+    let (k, m) = store.redundancy();
+    let roots: Vec<Root> = slabs.iter().flat_map(|slab| slab.roots.iter().copied()).collect();
+    build_large(json, size, k, m, &roots).map_err(bad_skyfile)
+}
+
+fn link_of(built: &BuiltSkyfile, root: Root) -> Skylink {
+    Skylink::v1(0, built.used_bytes, root.0).expect("a base sector's length is within a sector")
 }
 
 async fn store_base(store: &Store, built: &BuiltSkyfile, written: &mut Vec<Written>) -> Result<(Root, Skylink), IngestError> {
@@ -322,20 +355,12 @@ async fn store_base(store: &Store, built: &BuiltSkyfile, written: &mut Vec<Writt
     let object = build_object(&built.base, 0, 0, store.epoch());
     let root = object.root;
     written.push(store.write_base(object).await?);
-    Ok((root, Skylink::v1(0, built.used_bytes, root.0).expect("a base sector's length is within a sector")))
+    Ok((root, link_of(built, root)))
 }
 
-/// A content of at most a sector that still needs a slab.
-async fn encode_alone(store: &Store, content: Vec<u8>) -> Result<TakenSlab, IngestError> {
-    let compute = Arc::new(Semaphore::new(1));
-    match encode(store, Bytes::from(content), compute).await? {
-        Taken::Slabs { mut slabs, .. } => Ok(slabs.swap_remove(0)),
-        Taken::Small(_) => unreachable!("the writer was told to make slabs"),
-    }
-}
-
-async fn encode(store: &Store, content: Bytes, compute: Arc<Semaphore>) -> Result<Taken, IngestError> {
-    let mut writer = ContentWriter::in_slabs(store.clone(), compute, Handle::current());
+/// Makes slabs of a content that is at hand.
+async fn encode(store: &Store, content: Bytes, compute: Arc<Semaphore>, keep: Keep) -> Result<Taken, IngestError> {
+    let mut writer = ContentWriter::in_slabs(store.clone(), compute, Handle::current(), keep);
     let work = tokio::task::spawn_blocking(move || {
         writer.push(&content)?;
         writer.finish()
@@ -354,7 +379,7 @@ pub async fn store_pack(
     let content = if fits_small(&metadata.encode(), pack.len() as u64) {
         Taken::Small(pack.to_vec())
     } else {
-        encode(store, pack, compute).await?
+        encode(store, pack, compute, Keep::All).await?
     };
     let mut stored = store_skyfile(store, &metadata, content, written).await?;
     if stored.skyfile.roots.len() > PIN_ROOTS_BYTES_MAX {

@@ -23,7 +23,7 @@ use crate::tree::skyfile::Metadata;
 
 use super::assemble::{all_complete, store_pack, store_skyfile, unix_ms};
 use super::frames::FrameReader;
-use super::writer::{ContentWriter, Taken};
+use super::writer::{ContentWriter, Keep, Taken};
 use super::{IngestError, hold_blocking};
 
 /// Blocks of one import. Each costs about 300 bytes until the end (its row, its key, the keys of its links that have not come
@@ -168,7 +168,7 @@ impl Import {
                 return Ok(());
             }
             let kept = std::mem::take(kept);
-            let writer = ContentWriter::new(self.store.clone(), self.compute.clone(), Handle::current());
+            let writer = ContentWriter::new(self.store.clone(), self.compute.clone(), Handle::current(), Keep::All);
             blocks.place = Place::Skyfile(Box::new(writer));
             for (cid, bytes, _) in kept {
                 blocks.put_in_skyfile(cid, &bytes).map_err(BlockFault::Stop)?;

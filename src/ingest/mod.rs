@@ -4,14 +4,18 @@
 //! they arrive, writes them through `store`; then base sector, pack, pin. The pin at its quorum is the commit point:
 //! before it nothing is visible, after it everything is.
 //!
+//! Uploads come as add streams (`frames`), as CARs (`import`), and in Skynet's shapes (`skyfile`).
+//!
 //! What it hides: that a folder becomes one skyfile, one DAG over the same bytes, and one pack that maps the one on
 //! the other. What it must never know: HTTP, hosts, where a client's files lie.
 //!
-//! Limits: [`UPLOADS_AT_ONCE_MAX`], [`ENTRIES_MAX`], [`IMPORT_BLOCKS_MAX`], [`IMPORT_ROOTS_MAX`], [`UPLOAD_STALL`], the slab memory of the process (`renter`).
+//! Limits: [`UPLOADS_AT_ONCE_MAX`], [`ENTRIES_MAX`], [`IMPORT_BLOCKS_MAX`], [`IMPORT_ROOTS_MAX`], [`UPLOAD_STALL`], [`SKY_PATH_BYTES_MAX`],
+//! [`CONTENT_TYPE_BYTES_MAX`], the slab memory of the process (`renter`).
 
 mod assemble;
 mod frames;
 mod import;
+mod skyfile;
 mod writer;
 
 use std::collections::HashSet;
@@ -26,9 +30,11 @@ use crate::address::{Cid, Skylink};
 use crate::store::{Durability, Pin, Store, StoreError};
 use crate::tree::TreeError;
 use crate::tree::build::BuildError;
+use crate::tree::skyfile::{MetadataError, UploadMetadataError};
 
 pub use frames::UPLOAD_STALL;
 pub use import::{IMPORT_BLOCKS_MAX, IMPORT_ROOTS_MAX, ImportReport};
+pub use skyfile::{CONTENT_TYPE_BYTES_MAX, SKY_PATH_BYTES_MAX, SkyFile, SkyOptions, SkyPart, SkyPlace, SkyPurpose, SkyReport};
 
 /// Uploads at once. Each has a thread, at most 4 MiB waiting for their slab, and a step buffer.
 pub const UPLOADS_AT_ONCE_MAX: usize = 32;
@@ -43,6 +49,8 @@ pub enum IngestError {
     /// The client's fault.
     #[error("{0}")]
     Bad(String),
+    #[error("the upload has more than the {limit} bytes that are taken here")]
+    TooLarge { limit: u64 },
     #[error("the upload ended before its last frame: nothing of it was kept, send it again")]
     Cut,
     #[error("the upload could not be received: {0}")]
@@ -66,6 +74,18 @@ impl IngestError {
 
 impl From<BuildError> for IngestError {
     fn from(error: BuildError) -> IngestError {
+        IngestError::Bad(error.to_string())
+    }
+}
+
+impl From<MetadataError> for IngestError {
+    fn from(error: MetadataError) -> IngestError {
+        IngestError::Bad(error.to_string())
+    }
+}
+
+impl From<UploadMetadataError> for IngestError {
+    fn from(error: UploadMetadataError) -> IngestError {
         IngestError::Bad(error.to_string())
     }
 }

@@ -25,14 +25,34 @@ pub enum Taken {
     },
 }
 
-/// A slab that is acknowledged.
+/// A slab that is acknowledged, or that was only looked at.
 pub struct TakenSlab {
     pub roots: Vec<Root>,
-    pub written: Written,
+    /// `None` for [`Keep::Nothing`].
+    pub written: Option<Written>,
+}
+
+/// What becomes of the slabs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    All,
+    /// They are made for their roots, and let go.
+    Nothing,
+}
+
+impl Taken {
+    /// The slabs of a content that was made into slabs.
+    pub fn into_slabs(self) -> Vec<TakenSlab> {
+        match self {
+            Taken::Slabs { slabs, .. } => slabs,
+            Taken::Small(_) => unreachable!("the writer was told to make slabs"),
+        }
+    }
 }
 
 pub struct ContentWriter {
     store: Store,
+    keep: Keep,
     compute: Arc<Semaphore>,
     runtime: Handle,
     size: u64,
@@ -73,13 +93,13 @@ impl<T> Drop for Task<T> {
 
 impl ContentWriter {
     /// Must be used on a thread that may block, inside the runtime.
-    pub fn new(store: Store, compute: Arc<Semaphore>, runtime: Handle) -> ContentWriter {
-        ContentWriter { store, compute, runtime, size: 0, state: State::Small(Vec::new()), slabs: Vec::new() }
+    pub fn new(store: Store, compute: Arc<Semaphore>, runtime: Handle, keep: Keep) -> ContentWriter {
+        ContentWriter { store, keep, compute, runtime, size: 0, state: State::Small(Vec::new()), slabs: Vec::new() }
     }
 
     /// A writer that makes slabs of however little comes.
-    pub fn in_slabs(store: Store, compute: Arc<Semaphore>, runtime: Handle) -> ContentWriter {
-        ContentWriter { store, compute, runtime, size: 0, state: State::Between, slabs: Vec::new() }
+    pub fn in_slabs(store: Store, compute: Arc<Semaphore>, runtime: Handle, keep: Keep) -> ContentWriter {
+        ContentWriter { store, keep, compute, runtime, size: 0, state: State::Between, slabs: Vec::new() }
     }
 
     pub fn size(&self) -> u64 {
@@ -161,7 +181,7 @@ impl ContentWriter {
 
     fn close_slab(&mut self) {
         let State::Slab(slab) = std::mem::replace(&mut self.state, State::Between) else { return };
-        let store = self.store.clone();
+        let (store, keep) = (self.store.clone(), self.keep);
         self.slabs.push(Slab::Running(Task(self.runtime.spawn(async move {
             for job in slab.jobs {
                 job.await.expect("encoding does not panic");
@@ -169,7 +189,10 @@ impl ContentWriter {
             let encoder = Arc::into_inner(slab.encoder).expect("all jobs have ended");
             let encoded = encoder.finish(slab.content_len);
             let roots = encoded.roots();
-            let written = store.write_slab(encoded).await?;
+            let written = match keep {
+                Keep::All => Some(store.write_slab(encoded).await?),
+                Keep::Nothing => None,
+            };
             Ok(TakenSlab { roots, written })
         }))));
     }

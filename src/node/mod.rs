@@ -197,11 +197,13 @@ async fn open(
         grace: config.limits.grace,
         ..HttpOptions::default()
     };
-    let operations = operations::NodeOperations { public, store: store.clone(), ingest, renter, records: records.clone() };
+    let operations =
+        operations::NodeOperations { public, store: store.clone(), ingest: ingest.clone(), renter, records: records.clone() };
     let services = Services {
         content: Arc::new(store.clone()),
         names: Arc::new(open_names(config, &records, &measures)?),
         operations: Arc::new(operations),
+        uploads: Arc::new(ingest),
         access,
         measures,
         answers: AnswerCache::new(options.answers_bytes),

@@ -30,8 +30,10 @@ pub use base_sector::{
 };
 pub use layout::{Cipher, LAYOUT_BYTES, Layout};
 pub use metadata::{LIST_ITEMS_MAX, METADATA_BYTES_MAX, Metadata, SUBFILES_MAX, Subfile};
-pub use upload::{INDEX_TRYFILE, UploadFile, UploadMetadataError, upload_content_type, upload_metadata};
-pub use validate::{MetadataError, PathFault, validate};
+pub use upload::{
+    DefaultPath, INDEX_TRYFILE, UploadFile, UploadMetadataError, UploadSaid, UploadShape, upload_content_type, upload_metadata,
+};
+pub use validate::{MetadataError, PathFault, validate, validate_path};
 
 /// Why bytes are not a skyfile that can be read here, or cannot become one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

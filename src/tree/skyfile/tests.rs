@@ -189,7 +189,7 @@ fn golden_uploads_of_the_real_network() {
     let Some(file) = vectors("golden_uploads.json") else { return };
     for case in list(&file, "vectors") {
         let (name, content) = (text(case, "filename"), text(case, "content"));
-        let upload = UploadFile { path: name.into(), len_bytes: content.len() as u64, content_type: None };
+        let upload = UploadFile { path: name.into(), len_bytes: content.len() as u64, mode: 0, content_type: None };
         let json = upload_metadata(name, &[upload]).unwrap().encode();
         assert_eq!(String::from_utf8(json.clone()).unwrap(), text(case, "metadata_json"));
         let built = small(&json, content.as_bytes());
@@ -201,7 +201,7 @@ fn golden_uploads_of_the_real_network() {
 fn upload_metadata_as_clients_expect() {
     let Some(file) = vectors("upload_metadata_from_tests.json") else { return };
     let expect = &file["uploadFile_HelloWorld_testing_textplain"];
-    let upload = UploadFile { path: "HelloWorld".into(), len_bytes: 7, content_type: Some("text/plain".into()) };
+    let upload = UploadFile { path: "HelloWorld".into(), len_bytes: 7, mode: 0, content_type: Some("text/plain".into()) };
     let json = upload_metadata("HelloWorld", &[upload]).unwrap().encode();
     assert_eq!(serde_json::from_slice::<Value>(&json).unwrap(), *expect);
 }
@@ -209,8 +209,12 @@ fn upload_metadata_as_clients_expect() {
 #[test]
 fn upload_of_a_directory() {
     let files = [("a b.txt", 3, Some("text/plain")), ("css/x.css", 0, Some("text/css")), ("index.html", 5, None)];
-    let files =
-        files.map(|(path, len_bytes, kind)| UploadFile { path: path.into(), len_bytes, content_type: kind.map(str::to_owned) });
+    let files = files.map(|(path, len_bytes, kind)| UploadFile {
+        path: path.into(),
+        len_bytes,
+        mode: 0,
+        content_type: kind.map(str::to_owned),
+    });
     let json = upload_metadata("site", &files).unwrap().encode();
     assert_eq!(
         String::from_utf8(json).unwrap(),
@@ -220,13 +224,89 @@ fn upload_of_a_directory() {
     assert_eq!(empty, br#"{"filename":"empty","length":0,"tryfiles":["index.html"]}"#);
 
     let bad = |name: &str, paths: &[&str]| {
-        let file = |path: &&str| UploadFile { path: (*path).into(), len_bytes: u64::MAX, content_type: None };
+        let file = |path: &&str| UploadFile { path: (*path).into(), len_bytes: u64::MAX, mode: 0, content_type: None };
         upload_metadata(name, &paths.iter().map(file).collect::<Vec<_>>()).unwrap_err()
     };
     assert!(matches!(bad("", &[]), UploadMetadataError::Invalid(MetadataError::Filename { .. })));
     assert!(matches!(bad("a", &["x/../y"]), UploadMetadataError::Invalid(MetadataError::SubfileName { .. })));
     assert!(matches!(bad("a", &["x", "x"]), UploadMetadataError::Twice(_) | UploadMetadataError::Skyfile(_)));
     assert!(matches!(bad("a", &["x", "y"]), UploadMetadataError::Skyfile(SkyfileError::TooLarge { .. })));
+}
+
+/// The skyfiles of `basesector.json`, from what their uploads said.
+#[test]
+fn uploads_by_each_way() {
+    let Some(vectors) = vectors("basesector.json") else { return };
+    let file = |path: &str, len_bytes, mode, kind: &str| UploadFile {
+        path: path.into(),
+        len_bytes,
+        mode,
+        content_type: (!kind.is_empty()).then(|| kind.to_owned()),
+    };
+    let hello = [file("HelloWorld", 7, 0, "text/plain")];
+    let pair = [file("a.html", 4, 0, "text/html"), file("b.html", 4, 0, "text/html")];
+    let site = [
+        file("index.html", 4, 0o644, "text/html"),
+        file("a/b<&>.txt", 4, 0, "text/plain; charset=utf-8"),
+        file("404.html", 4, 0, "text/html"),
+    ];
+    let named = |filename: &str| UploadSaid { filename: filename.into(), ..UploadSaid::default() };
+    let pages = [403, 404].map(|code| (code, "/404.html".to_owned()));
+    let tries = ["good.html", "/index.html"].map(str::to_owned).to_vec();
+    let rows: [(&str, UploadSaid, &[UploadFile]); 8] = [
+        (
+            "raw body upload (no multipart)",
+            UploadSaid { shape: UploadShape::Raw, mode: 0o644, ..named("hello.txt") },
+            &[file("", 7, 0, "")],
+        ),
+        ("skynet-js uploadFile shape", named(""), &hello),
+        ("tus small upload shape (no tryfiles)", UploadSaid { shape: UploadShape::Resumable, ..named("") }, &hello),
+        ("empty file", named(""), &[file("empty", 0, 0, "application/octet-stream")]),
+        ("directory 2 files", named("dirname"), &[file("file1.jpeg", 4, 0, "image/jpeg"), file("file 2.jpeg", 4, 0, "image/jpeg")]),
+        (
+            "site with errorpages, nested, html-escaping chars",
+            UploadSaid { try_files: Some(tries), error_pages: pages.into(), ..named("site") },
+            &site,
+        ),
+        ("defaultpath", UploadSaid { default_path: DefaultPath::File("/b.html".into()), ..named("d") }, &pair),
+        ("disabledefaultpath", UploadSaid { default_path: DefaultPath::Disabled, ..named("d") }, &pair),
+    ];
+    for (name, said, files) in rows {
+        let case = list(&vectors, "small").iter().find(|case| text(case, "name") == name).expect(name);
+        said.check().expect(name);
+        let json = said.metadata(files).expect(name).encode();
+        assert_eq!(String::from_utf8(json).unwrap(), text(case, "metadata_json"), "{name}");
+    }
+    let no_tries = UploadSaid { try_files: Some(Vec::new()), ..named("HelloWorld") };
+    assert_eq!(no_tries.metadata(&hello).unwrap().try_files, Vec::<String>::new());
+}
+
+/// What is wrong whatever files come is told before any has.
+#[test]
+fn uploads_that_contradict_themselves() {
+    let said = |try_files: &[&str], pages: &[(i64, &str)], default_path| UploadSaid {
+        filename: "d".into(),
+        try_files: (!try_files.is_empty()).then(|| try_files.iter().map(|name| (*name).to_owned()).collect()),
+        error_pages: pages.iter().map(|(code, path)| (*code, (*path).to_owned())).collect(),
+        default_path,
+        ..UploadSaid::default()
+    };
+    let index = || DefaultPath::File("/index.html".into());
+    for (said, expect) in [
+        (said(&["a"], &[], index()), Some(MetadataError::TryFilesAndDefaultPath)),
+        (said(&["a"], &[], DefaultPath::Disabled), Some(MetadataError::TryFilesAndDefaultPath)),
+        (said(&[""], &[], DefaultPath::Unsaid), Some(MetadataError::TryFileEmpty)),
+        (said(&[], &[(200, "/a")], DefaultPath::Unsaid), Some(MetadataError::ErrorPageCode)),
+        (said(&[], &[(404, "a")], DefaultPath::Unsaid), Some(MetadataError::ErrorPageRelative)),
+        (said(&["a", "/b"], &[(404, "/b")], DefaultPath::Unsaid), None),
+        (said(&[], &[], index()), None),
+    ] {
+        assert_eq!(said.check().err(), expect, "{said:?}");
+    }
+    let raw = UploadSaid { shape: UploadShape::Raw, ..UploadSaid::default() };
+    assert!(matches!(raw.check(), Err(MetadataError::Filename { .. })));
+    let dots = UploadSaid { filename: "../x".into(), ..UploadSaid::default() };
+    assert!(matches!(dots.check(), Err(MetadataError::Filename { .. })));
 }
 
 #[test]
@@ -444,7 +524,7 @@ fn one_data_piece_names_one_root_a_slab() {
 #[test]
 fn much_metadata_makes_a_file_large_even_without_content() {
     let files: Vec<UploadFile> =
-        (0..60_000).map(|index| UploadFile { path: format!("d/{index:030}"), len_bytes: 0, content_type: None }).collect();
+        (0..60_000).map(|index| UploadFile { path: format!("d/{index:030}"), len_bytes: 0, mode: 0, content_type: None }).collect();
     let metadata = upload_metadata("d", &files).unwrap();
     let json = metadata.encode();
     assert!(json.len() > SECTOR_BYTES && !fits_small(&json, 0));

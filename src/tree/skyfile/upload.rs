@@ -1,4 +1,4 @@
-//! Metadata of the upload shapes that this gateway makes itself.
+//! Metadata of uploads: what a client says of its files, by the way they came in.
 //!
 //! `add FILE` is a multipart upload of the field `file`: one subfile of the skyfile's own name. `add DIR` is a directory
 //! upload. Both carry the tryfiles that Skynet's daemon added to every multipart upload that did not say otherwise. Modes are left out,
@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use super::metadata::SUBFILES_MAX;
-use super::validate::{MetadataError, validate};
+use super::validate::{self, MetadataError, validate};
 use super::{Metadata, SkyfileError, Subfile};
 
 /// The tryfile of every multipart upload that names none.
@@ -19,6 +19,8 @@ pub struct UploadFile {
     /// Path inside the upload, without a leading slash; the file's name when it is alone.
     pub path: String,
     pub len_bytes: u64,
+    /// Unix mode; 0 leaves the field out.
+    pub mode: u32,
     /// None leaves the field out: nothing is sniffed at upload.
     pub content_type: Option<String>,
 }
@@ -34,41 +36,107 @@ pub enum UploadMetadataError {
     Twice(String),
 }
 
-/// Metadata of an upload called `name` with `files` in this order: offsets are summed up, tryfiles are [`INDEX_TRYFILE`].
-/// `add FILE` passes one file whose path is `name`. The result is valid, and its length is the sum of the files.
-pub fn upload_metadata(name: &str, files: &[UploadFile]) -> Result<Metadata, UploadMetadataError> {
-    if files.len() > SUBFILES_MAX {
-        let limit = SUBFILES_MAX as u64;
-        return Err(SkyfileError::TooLarge { what: "files in one skyfile", have: files.len() as u64, limit }.into());
-    }
-    let mut subfiles = BTreeMap::new();
-    let mut offset_bytes = 0u64;
-    for file in files {
-        let subfile = Subfile {
-            mode: 0,
-            filename: file.path.clone(),
-            content_type: file.content_type.clone().unwrap_or_default(),
-            offset_bytes,
-            len_bytes: file.len_bytes,
-        };
-        if subfiles.insert(file.path.clone(), subfile).is_some() {
-            return Err(UploadMetadataError::Twice(file.path.clone()));
+/// How an upload came in. The same bytes get another skylink by each way (`skynet.md` 4).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UploadShape {
+    /// The request's body is the file: no subfiles, no tryfiles.
+    Raw,
+    /// One or more files, each a subfile; the tryfile is [`INDEX_TRYFILE`] unless the upload says otherwise.
+    #[default]
+    Multipart,
+    /// In parts (tus): one subfile, no tryfiles.
+    Resumable,
+}
+
+/// What is served where a path names no file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum DefaultPath {
+    #[default]
+    Unsaid,
+    Disabled,
+    File(String),
+}
+
+/// What an upload says of itself beside its files.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UploadSaid {
+    pub shape: UploadShape,
+    /// Empty: the only file's own name.
+    pub filename: String,
+    /// Unix mode of the whole; 0 = not said.
+    pub mode: u32,
+    /// `None` = not said, which is something else than an empty list.
+    pub try_files: Option<Vec<String>>,
+    /// Status code to absolute path.
+    pub error_pages: BTreeMap<i64, String>,
+    pub default_path: DefaultPath,
+}
+
+impl UploadSaid {
+    /// Judges what can be judged before a file has come: the names, and what contradicts itself. The rest is seen by
+    /// [`UploadSaid::metadata`].
+    pub fn check(&self) -> Result<(), MetadataError> {
+        let must_have_name = self.shape == UploadShape::Raw;
+        if must_have_name || !self.filename.is_empty() {
+            validate::check_name(&self.filename)?;
         }
-        offset_bytes = offset_bytes.checked_add(file.len_bytes).ok_or(SkyfileError::TooLarge {
-            what: "bytes in one skyfile",
-            have: u64::MAX,
-            limit: u64::MAX,
-        })?;
+        validate::check_unfounded(&self.without_files())
     }
-    let metadata = Metadata {
-        filename: name.to_owned(),
-        length_bytes: offset_bytes,
-        subfiles,
-        try_files: vec![INDEX_TRYFILE.to_owned()],
-        ..Metadata::default()
-    };
-    validate(&metadata)?;
-    Ok(metadata)
+
+    /// Metadata of the upload with `files` in this order: offsets are summed up. The result is valid, and its length is
+    /// the sum of the files.
+    pub fn metadata(&self, files: &[UploadFile]) -> Result<Metadata, UploadMetadataError> {
+        if files.len() > SUBFILES_MAX {
+            let limit = SUBFILES_MAX as u64;
+            return Err(SkyfileError::TooLarge { what: "files in one skyfile", have: files.len() as u64, limit }.into());
+        }
+        let mut metadata = self.without_files();
+        for file in files {
+            let subfile = Subfile {
+                mode: file.mode,
+                filename: file.path.clone(),
+                content_type: file.content_type.clone().unwrap_or_default(),
+                offset_bytes: metadata.length_bytes,
+                len_bytes: file.len_bytes,
+            };
+            if self.shape != UploadShape::Raw && metadata.subfiles.insert(file.path.clone(), subfile).is_some() {
+                return Err(UploadMetadataError::Twice(file.path.clone()));
+            }
+            let length = metadata.length_bytes.checked_add(file.len_bytes);
+            metadata.length_bytes =
+                length.ok_or(SkyfileError::TooLarge { what: "bytes in one skyfile", have: u64::MAX, limit: u64::MAX })?;
+        }
+        if let ([file], true) = (files, metadata.filename.is_empty()) {
+            metadata.filename = file.path.clone();
+        }
+        validate(&metadata)?;
+        Ok(metadata)
+    }
+
+    fn without_files(&self) -> Metadata {
+        let mut metadata = Metadata { filename: self.filename.clone(), mode: self.mode, ..Metadata::default() };
+        if self.shape == UploadShape::Raw {
+            return metadata;
+        }
+        metadata.error_pages = self.error_pages.clone();
+        match &self.default_path {
+            DefaultPath::Unsaid => {}
+            DefaultPath::Disabled => metadata.disable_default_path = true,
+            DefaultPath::File(path) => metadata.default_path = path.clone(),
+        }
+        let unsaid = self.shape == UploadShape::Multipart && self.default_path == DefaultPath::Unsaid;
+        metadata.try_files = match &self.try_files {
+            Some(files) => files.clone(),
+            None if unsaid => vec![INDEX_TRYFILE.to_owned()],
+            None => Vec::new(),
+        };
+        metadata
+    }
+}
+
+/// Metadata of an `add` called `name` with `files` in this order; `add FILE` passes one file whose path is `name`.
+pub fn upload_metadata(name: &str, files: &[UploadFile]) -> Result<Metadata, UploadMetadataError> {
+    UploadSaid { filename: name.to_owned(), ..UploadSaid::default() }.metadata(files)
 }
 
 /// The content type that an upload states for a path, by its extension; none when the extension is not known. It is

@@ -67,11 +67,33 @@ pub enum PathFault {
 
 /// Judges metadata as Skynet's daemon did on upload; the first fault is reported.
 pub fn validate(metadata: &Metadata) -> Result<(), MetadataError> {
-    check_path(&metadata.filename).map_err(|fault| MetadataError::Filename { name: metadata.filename.clone(), fault })?;
+    check_name(&metadata.filename)?;
     check_subfiles(metadata)?;
     check_default_path(metadata)?;
     check_try_files(metadata)?;
     check_error_pages(metadata)
+}
+
+/// Judges the name of a whole skyfile.
+pub(super) fn check_name(name: &str) -> Result<(), MetadataError> {
+    check_path(name).map_err(|fault| MetadataError::Filename { name: name.to_owned(), fault })
+}
+
+/// Judges the path of one file in a skyfile.
+pub fn validate_path(path: &str) -> Result<(), MetadataError> {
+    check_path(path).map_err(|fault| MetadataError::SubfileName { name: path.to_owned(), fault })
+}
+
+/// The rules that files which are still to come cannot heal.
+pub(super) fn check_unfounded(metadata: &Metadata) -> Result<(), MetadataError> {
+    if !metadata.default_path.is_empty() && metadata.disable_default_path {
+        return Err(MetadataError::DefaultPathAndDisabled);
+    }
+    let may_be_healed = |fault: &MetadataError| matches!(fault, MetadataError::TryFileMissing | MetadataError::ErrorPageMissing);
+    for judged in [check_try_files(metadata), check_error_pages(metadata)] {
+        judged.or_else(|fault| if may_be_healed(&fault) { Ok(()) } else { Err(fault) })?;
+    }
+    Ok(())
 }
 
 fn check_path(path: &str) -> Result<(), PathFault> {
@@ -95,7 +117,7 @@ fn check_subfiles(metadata: &Metadata) -> Result<(), MetadataError> {
         if *key != subfile.filename {
             return Err(MetadataError::SubfileKey);
         }
-        check_path(key).map_err(|fault| MetadataError::SubfileName { name: key.clone(), fault })?;
+        validate_path(key)?;
         total_bytes += u128::from(subfile.len_bytes);
     }
     // Skyfiles from before the field existed have subfiles and length 0.
