@@ -133,6 +133,10 @@ pub struct TypedLimits {
     pub registry_per_minute: Option<u32>,
     pub entries_per_day: Option<u32>,
     pub downloads_at_once: Option<u32>,
+    pub spool_bytes: Option<Size>,
+    pub spool_free_space_floor_bytes: Option<Size>,
+    pub spool_lifetime_seconds: Option<u64>,
+    pub spool_uploads: Option<usize>,
 }
 
 /// Bytes, written as a number or as text such as `"128 MiB"`.
@@ -323,6 +327,7 @@ pub struct Limits {
     pub free_space_floor_bytes: Option<u64>,
     /// How long a stop waits for requests under way.
     pub grace: Duration,
+    pub spool: SpoolLimits,
     pub client: ClientLimits,
 }
 
@@ -337,6 +342,19 @@ pub struct ClientLimits {
     pub registry_per_minute: Option<u32>,
     pub entries_per_day: Option<u32>,
     pub downloads_at_once: Option<u32>,
+}
+
+/// Uploads that come in pieces (tus), which wait on this node's disk until they are whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SpoolLimits {
+    /// Of all of them, counted as announced. Also the longest single one.
+    pub bytes: u64,
+    /// Free space of the data directory's disk that they leave alone.
+    pub free_space_floor_bytes: u64,
+    /// After so long without a byte an upload is removed.
+    pub lifetime: Duration,
+    /// That are not finished.
+    pub uploads: usize,
 }
 
 /// Holds a file of 100 MiB whole; the process stays under 300 MiB with it.
@@ -354,6 +372,14 @@ const REQUESTS_DEFAULT: usize = 2048;
 const SLAB_MEMORY_DEFAULT: u64 = 3 * (37 << 20);
 /// Process managers wait 30 s or more before they kill.
 const GRACE_SECONDS_DEFAULT: u64 = 20;
+/// Some dozen videos at once; more than most disks of a node have to spare.
+const SPOOL_BYTES_DEFAULT: u64 = 64 << 30;
+/// The catalog, keys and logs of the node need little beside.
+const SPOOL_FLOOR_DEFAULT: u64 = 1 << 30;
+/// Skynet's portals kept them for a day as well.
+const SPOOL_LIFETIME_DEFAULT: u64 = 24 * 3600;
+/// Each costs some KiB of memory, and a folder.
+const SPOOL_UPLOADS_DEFAULT: usize = 1024;
 /// More than an operator writes by hand; a name takes about a KiB.
 const FIXED_NAMES_MAX: usize = 10_000;
 const DNS_PORT: u16 = 53;
@@ -546,6 +572,12 @@ impl TypedLimits {
             free_space_floor_bytes: self.free_space_floor_bytes.map(|size| size.0),
             grace: Duration::from_secs(self.grace_seconds.unwrap_or(GRACE_SECONDS_DEFAULT)),
             client: self.client()?,
+            spool: SpoolLimits {
+                bytes: self.spool_bytes.map_or(SPOOL_BYTES_DEFAULT, |size| size.0),
+                free_space_floor_bytes: self.spool_free_space_floor_bytes.map_or(SPOOL_FLOOR_DEFAULT, |size| size.0),
+                lifetime: Duration::from_secs(self.spool_lifetime_seconds.unwrap_or(SPOOL_LIFETIME_DEFAULT)),
+                uploads: self.spool_uploads.unwrap_or(SPOOL_UPLOADS_DEFAULT),
+            },
         };
         let slab = u64::from(redundancy.pieces()) * ((4 << 20) + (64 << 10));
         for (name, limit) in [

@@ -12,6 +12,7 @@ use crate::address::domain::LabelTooLong;
 use crate::address::{AddressError, Cid};
 use crate::deny::{DenyStatus, Reason};
 use crate::ingest::IngestError;
+use crate::ingest::spool::{FinishError, SpoolError};
 use crate::names::NameError;
 use crate::site::SiteError;
 use crate::site::redirects::RedirectsError;
@@ -31,6 +32,10 @@ const RETRY_TIMED_OUT_S: u32 = 10;
 const RETRY_TOO_FEW_PIECES_S: u32 = 60;
 /// Writes wait for hosts to come back, which is noticed within a minute.
 const RETRY_NOT_ENOUGH_HOSTS_S: u32 = 30;
+/// Uploads under way end, and those that nobody continues expire.
+const RETRY_SPOOL_FULL_S: u32 = 60;
+/// Whoever has an upload lets go at once, or stores it.
+const RETRY_LOCKED_S: u32 = 1;
 
 /// Why a request is not answered with what it asked for.
 #[derive(Debug, thiserror::Error)]
@@ -108,6 +113,8 @@ pub enum Refusal {
     Name(#[from] NameError),
     #[error("{0}")]
     Ipns(#[from] IpnsRefusal),
+    #[error("{0}")]
+    Tus(#[from] TusRefusal),
     #[error("resolver skylinks are not served")]
     ResolverSkylink,
     #[error("archives are not made")]
@@ -152,6 +159,37 @@ pub enum IpnsRefusal {
     NoRecord(String),
     #[error("the body is longer than a record may be, or ended early")]
     Body,
+}
+
+/// Why a request of tus is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum TusRefusal {
+    #[error("this gateway speaks tus 1.0.0")]
+    Version,
+    #[error("bytes of an upload come as application/offset+octet-stream")]
+    Type,
+    #[error("{0}: {1}")]
+    BadHeader(&'static str, &'static str),
+    /// What an upload became is asked for too early.
+    #[error("the upload is not finished")]
+    NotFinished,
+    #[error("an upload is made with POST, continued with PATCH, looked at with HEAD and removed with DELETE")]
+    Method,
+    /// Boxed: it can hold errors of the rooms below.
+    #[error("{0}")]
+    Spool(Box<SpoolError>),
+}
+
+impl From<SpoolError> for TusRefusal {
+    fn from(error: SpoolError) -> TusRefusal {
+        TusRefusal::Spool(Box::new(error))
+    }
+}
+
+impl From<SpoolError> for Refusal {
+    fn from(error: SpoolError) -> Refusal {
+        Refusal::Tus(error.into())
+    }
 }
 
 impl From<StoreError> for Refusal {
@@ -321,6 +359,7 @@ impl Refusal {
             ),
             Refusal::Name(error) => name_row(error),
             Refusal::Ipns(refusal) => ipns_row(refusal),
+            Refusal::Tus(refusal) => tus_row(refusal),
             Refusal::ResolverSkylink => row(
                 S::BAD_REQUEST,
                 NoStore,
@@ -533,6 +572,55 @@ fn limit_row(limit: &OverLimit) -> Row {
 
 fn too_often(sentence: String, wait_s: u32) -> Row {
     row(S::TOO_MANY_REQUESTS, NoStore, sentence, "Wait as long as Retry-After says.").retry(wait_s)
+}
+
+/// Uploads that come in pieces, by the words of tus 1.0.0.
+fn tus_row(refusal: &TusRefusal) -> Row {
+    match refusal {
+        TusRefusal::Version => row(S::PRECONDITION_FAILED, NoStore, refusal.to_string(), "Send Tus-Resumable: 1.0.0."),
+        TusRefusal::Type => row(S::UNSUPPORTED_MEDIA_TYPE, NoStore, refusal.to_string(), "Say so in the header Content-Type."),
+        TusRefusal::BadHeader(..) => {
+            row(S::BAD_REQUEST, NoStore, format!("malformed request header {refusal}"), "Correct the header.")
+        }
+        TusRefusal::Method => row(S::METHOD_NOT_ALLOWED, NoStore, refusal.to_string(), "Use one of the methods in Allow."),
+        TusRefusal::NotFinished => row(S::NOT_FOUND, NoStore, refusal.to_string(), "Send the rest of it first."),
+        TusRefusal::Spool(error) => spool_row(error),
+    }
+}
+
+fn spool_row(error: &SpoolError) -> Row {
+    let again = "Begin a new upload.";
+    let ask = "Ask for its offset with HEAD, and go on there.";
+    match error {
+        SpoolError::Unknown => row(S::NOT_FOUND, NoStore, error.to_string(), again),
+        SpoolError::Gone => row(S::GONE, NoStore, error.to_string(), again),
+        SpoolError::WrongOffset { .. } => row(S::CONFLICT, NoStore, error.to_string(), ask),
+        SpoolError::TooLong { .. } => row(S::PAYLOAD_TOO_LARGE, NoStore, error.to_string(), "Upload less at once."),
+        SpoolError::Full | SpoolError::TooMany => {
+            row(S::SERVICE_UNAVAILABLE, NoStore, error.to_string(), "Try again in a minute.").retry(RETRY_SPOOL_FULL_S)
+        }
+        SpoolError::DiskFull => row(
+            S::INSUFFICIENT_STORAGE,
+            NoStore,
+            error.to_string(),
+            "What came before is kept. The operator has to make room; then ask for the offset, and go on there.",
+        ),
+        SpoolError::Busy => row(S::LOCKED, NoStore, error.to_string(), ask).retry(RETRY_LOCKED_S),
+        SpoolError::IsJoined => row(S::FORBIDDEN, NoStore, error.to_string(), "Send bytes to the parts, and then name them."),
+        SpoolError::Bad(_) => row(S::BAD_REQUEST, NoStore, error.to_string(), "Correct what the upload says of itself."),
+        SpoolError::Cut => row(S::BAD_REQUEST, NoStore, error.to_string(), ask),
+        SpoolError::Stalled => row(S::REQUEST_TIMEOUT, NoStore, error.to_string(), ask),
+        SpoolError::Unfinished(FinishError::Ingest(error)) => ingest_row(error),
+        SpoolError::Unfinished(FinishError::Stopping) => {
+            row(S::SERVICE_UNAVAILABLE, NoStore, "the gateway is stopping", ask).retry(RETRY_TIMED_OUT_S)
+        }
+        SpoolError::Unfinished(FinishError::Io(_)) | SpoolError::Io(_) => row(
+            S::INTERNAL_SERVER_ERROR,
+            NoStore,
+            "the disk for uploads under way failed",
+            "The operator finds the reason in the gateway's log.",
+        ),
+    }
 }
 
 /// Uploads.

@@ -18,6 +18,7 @@ use tokio::sync::Semaphore;
 use crate::access::Access;
 use crate::address::{Address, Cid, Skylink};
 use crate::deny::{Reason, Subject};
+use crate::ingest::spool::Spool;
 use crate::ingest::{AddReport, ImportReport, Ingest, IngestError, SkyOptions, SkyPart, SkyReport};
 use crate::measure::{Measures, Trace};
 use crate::names::{EntryId, NameError, NameRow, Names, PutEntryError, Resolved, SignedEntry, StoredRecord};
@@ -34,6 +35,8 @@ pub struct Services {
     pub names: Arc<dyn Naming>,
     pub operations: Arc<dyn Operations>,
     pub uploads: Arc<dyn Uploads>,
+    /// Uploads that come in pieces.
+    pub spool: Spool,
     pub access: Arc<Access>,
     pub measures: Arc<Measures>,
     pub answers: AnswerCache,

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::ops::Range;
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
@@ -11,10 +12,12 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream;
+use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::services::{
     Content, HostView, HttpOptions, Naming, Operations, PinPage, PinView, Readiness, Services, SkyParts, Skyfile, UploadStream,
@@ -24,6 +27,7 @@ use super::{AnswerCache, Listeners, run};
 use crate::access::Access;
 use crate::address::{Address, Cid, Skylink, codec, parse_cid};
 use crate::deny::{DenyList, Reason, Subject};
+use crate::ingest::spool::{ContentStream, Done, Encode, Spool, SpoolOptions, SpooledFile};
 use crate::ingest::{AddReport, ImportReport, IngestError, SkyFile, SkyOptions, SkyPart, SkyPurpose, SkyReport};
 use crate::measure::{Measures, Tier, Trace};
 use crate::names::{EntryId, IpnsName, NameError, NameOrigin, NameRow, PutEntryError, Resolved, SignedEntry, StoredRecord};
@@ -347,8 +351,32 @@ impl Uploads for Desk {
     }
 }
 
+/// Uploads in pieces become a skyfile that nobody keeps; its CID is no real one.
+struct Forgetful;
+
+#[async_trait]
+impl Encode for Forgetful {
+    async fn encode(&self, file: SpooledFile, mut content: ContentStream) -> Result<Done, IngestError> {
+        let mut bytes = Vec::new();
+        while let Some(piece) = content.next().await {
+            bytes.extend_from_slice(&piece.map_err(|error| IngestError::Body(error.to_string()))?);
+        }
+        assert_eq!(bytes.len() as u64, file.length);
+        let root = crate::sector::sector_root(&bytes);
+        Ok(Done { skylink: Skylink::v1(0, 4096, root.0).expect("a skylink").to_string(), cid: ABSENT.to_owned() })
+    }
+}
+
+fn spool(folder: &Path) -> Spool {
+    let lifetime = Duration::from_secs(3600);
+    let options = SpoolOptions { bytes_max: 1 << 20, free_floor_bytes: 0, lifetime, uploads_max: 16 };
+    let running = (&TaskTracker::new(), &CancellationToken::new());
+    Spool::open(&folder.join("spool"), options, Arc::new(Forgetful), running).expect("opens")
+}
+
 /// A running gateway.
 pub struct TestServer {
+    _folder: TempDir,
     pub public: SocketAddr,
     pub admin: SocketAddr,
     pub services: Arc<Services>,
@@ -366,7 +394,9 @@ pub async fn start(memory: Memory) -> TestServer {
 pub async fn start_with(memory: Memory, public_connections_max: usize) -> TestServer {
     let desk = Arc::new(Desk::default());
     let options = HttpOptions { admin_hosts: vec!["admin.example".to_owned()], public_connections_max, ..HttpOptions::default() };
+    let folder = tempfile::tempdir().expect("a folder");
     let services = Arc::new(Services {
+        spool: spool(folder.path()),
         names: Arc::new(FixedNames { resolved: memory.names.clone(), records: Mutex::default(), entries: Mutex::default() }),
         content: Arc::new(memory),
         operations: desk.clone(),
@@ -383,7 +413,7 @@ pub async fn start_with(memory: Memory, public_connections_max: usize) -> TestSe
     let (public, admin) = (address(&listeners.public), address(&listeners.admin));
     let shutdown = CancellationToken::new();
     let ended = tokio::spawn(run(listeners, services.clone(), shutdown.clone()));
-    TestServer { public, admin, services, desk, shutdown, ended }
+    TestServer { _folder: folder, public, admin, services, desk, shutdown, ended }
 }
 
 impl TestServer {

@@ -9,6 +9,8 @@
 //! What it hides: that a folder becomes one skyfile, one DAG over the same bytes, and one pack that maps the one on
 //! the other. What it must never know: HTTP, hosts, where a client's files lie.
 //!
+//! Uploads in pieces wait in the [`spool`] of this node until they are whole.
+//!
 //! Limits: [`UPLOADS_AT_ONCE_MAX`], [`ENTRIES_MAX`], [`IMPORT_BLOCKS_MAX`], [`IMPORT_ROOTS_MAX`], [`UPLOAD_STALL`], [`SKY_PATH_BYTES_MAX`],
 //! [`CONTENT_TYPE_BYTES_MAX`], the slab memory of the process (`renter`).
 
@@ -16,6 +18,7 @@ mod assemble;
 mod frames;
 mod import;
 mod skyfile;
+pub mod spool;
 mod writer;
 
 use std::collections::HashSet;
@@ -69,6 +72,11 @@ pub enum IngestError {
 impl IngestError {
     fn bad(why: impl Into<String>) -> IngestError {
         IngestError::Bad(why.into())
+    }
+
+    /// Is it of no use to try the same again?
+    pub fn is_client_fault(&self) -> bool {
+        matches!(self, IngestError::Bad(_) | IngestError::TooLarge { .. })
     }
 }
 

@@ -12,13 +12,13 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::address::{Cid, Skylink, cid_v1};
-use crate::store::{Durability, Store};
+use crate::store::{Durability, Pin, Store, StoreError};
 use crate::tree::build::{Built, FileBuilder, Profile, TreeBuilder};
 use crate::tree::skyfile::{METADATA_BYTES_MAX, SUBFILES_MAX, UploadFile, UploadSaid, UploadShape, validate_path};
 
 use super::assemble::{Assembled, Blocks, Sink, WORK_BYTES};
 use super::writer::{ContentWriter, Keep};
-use super::{COMPLETE_WAIT, Ingest, IngestError, UPLOAD_STALL};
+use super::{AddReport, COMPLETE_WAIT, Ingest, IngestError, UPLOAD_STALL, idem_hash, report_of};
 
 /// Uploads that wait for one of the places ([`super::UPLOADS_AT_ONCE_MAX`]) give up after this; most uploads of apps
 /// are small and make room within moments.
@@ -69,6 +69,8 @@ pub struct SkyOptions {
     pub purpose: SkyPurpose,
     /// The most bytes of content that are taken.
     pub bytes_max: Option<u64>,
+    /// A repeated upload with the same key and owner is the same upload.
+    pub idempotency_key: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -101,8 +103,15 @@ impl Ingest {
         let place = tokio::time::timeout(PLACE_WAIT, self.uploads.clone().acquire_owned()).await;
         let _permit = place.map_err(|_| IngestError::Busy)?.expect("the semaphore is never closed");
         let purpose = options.purpose;
+        let idem = options.idempotency_key.as_deref().map(|key| idem_hash(&options.owner, key));
+        let _key = idem.map(|idem| self.hold_key(idem)).transpose()?;
+        if let Some(idem) = &idem
+            && let Some((pin, durability)) = self.store.pin_by_idem(idem)?
+        {
+            return known(&pin, durability);
+        }
         let (steps, received) = mpsc::channel(PARTS_WAITING_MAX);
-        let intake = Intake::new(self.store.clone(), self.compute.clone(), options);
+        let intake = Intake::new(self.store.clone(), self.compute.clone(), options, idem);
         let work = tokio::task::spawn_blocking(move || intake.run(received));
         feed(&mut parts, steps).await?;
         let assembled = work.await.expect("an upload's thread does not panic")?;
@@ -118,6 +127,13 @@ impl Ingest {
         let stored = assembled.store(&self.store, COMPLETE_WAIT).await?;
         Ok(report(stored.cid, stored.skylink, Some(stored.durability)))
     }
+}
+
+/// What an earlier upload with the same key gave.
+fn known(pin: &Pin, durability: Durability) -> Result<SkyReport, IngestError> {
+    let AddReport { cid, skylink, size_bytes, files, durability } = report_of(pin, durability)?;
+    let skylink = skylink.ok_or_else(|| StoreError::BadPin("it has no skylink".to_owned()))?;
+    Ok(SkyReport { skylink, cid, size_bytes, files, durability: Some(durability) })
 }
 
 /// What the thread gets: without the last word the upload was cut.
@@ -147,6 +163,7 @@ where
 struct Intake {
     compute: Arc<Semaphore>,
     options: SkyOptions,
+    idem: Option<[u8; 32]>,
     writer: ContentWriter,
     blocks: Blocks,
     files: Vec<UploadFile>,
@@ -172,7 +189,7 @@ struct FileRoot {
 }
 
 impl Intake {
-    fn new(store: Store, compute: Arc<Semaphore>, options: SkyOptions) -> Intake {
+    fn new(store: Store, compute: Arc<Semaphore>, options: SkyOptions, idem: Option<[u8; 32]>) -> Intake {
         let keep = match options.purpose {
             SkyPurpose::Store => Keep::All,
             SkyPurpose::DryRun => Keep::Nothing,
@@ -181,6 +198,7 @@ impl Intake {
             writer: ContentWriter::new(store, compute.clone(), Handle::current(), keep),
             compute,
             options,
+            idem,
             blocks: Blocks::new(),
             files: Vec::new(),
             roots: Vec::new(),
@@ -207,7 +225,7 @@ impl Intake {
         self.blocks.check()?;
         Ok(Assembled {
             owner: self.options.owner,
-            idem: None,
+            idem: self.idem,
             name: metadata.filename.clone(),
             built,
             metadata: Some(metadata),

@@ -13,7 +13,8 @@
 //! | API key (`keys/api`) | here | a new one is made |
 //! | known hosts (`state/hosts.json`) | the markers on the hosts | nothing; it tells an unmounted host from a new one |
 //! | catalog, pack indexes | hosts | the time of a rebuild |
-//! | uploads under way | nowhere | they are sent again |
+//! | uploads in pieces (`spool/`) | here, until they are stored on the hosts | they are sent again |
+//! | other uploads under way | nowhere | they are sent again |
 
 mod hosts;
 mod lists;
@@ -38,6 +39,7 @@ use crate::http::ask::Namespace;
 use crate::http::hosts::{DnslinkHosts, DnslinkLabels, GatewayDomain, HostRules, Subdomains};
 use crate::http::{AnswerCache, HttpOptions, Listeners, PublicWrites, Services};
 use crate::ingest::Ingest;
+use crate::ingest::spool::{Spool, SpoolOptions};
 use crate::measure::Measures;
 use crate::names::{self, BadFixedName, DnsResolver, Names, NamesOptions, Resolver};
 use crate::records::{KeyError, Origin, OwnerChecks, PortalKey, RecordError, Records, RecordsOptions};
@@ -92,6 +94,10 @@ impl Places {
 
     fn state(&self) -> PathBuf {
         self.data.join("state")
+    }
+
+    fn spool(&self) -> PathBuf {
+        self.data.join("spool")
     }
 
     fn catalog(&self) -> PathBuf {
@@ -199,18 +205,18 @@ async fn open(
     };
     let operations =
         operations::NodeOperations { public, store: store.clone(), ingest: ingest.clone(), renter, records: records.clone() };
-    let services = Services {
+    let services = Arc::new(Services {
         content: Arc::new(store.clone()),
         names: Arc::new(open_names(config, &records, &measures)?),
         operations: Arc::new(operations),
+        spool: open_spool(config, places, &ingest, (tasks, stop))?,
         uploads: Arc::new(ingest),
         access,
         measures,
         answers: AnswerCache::new(options.answers_bytes),
         requests: Arc::new(Semaphore::new(config.limits.requests)),
         options,
-    };
-    let services = Arc::new(services);
+    });
     lists.keep_reading(services.clone(), store.clone(), tasks, stop.clone());
     Ok(Opened { services, store, records, hosts, sample })
 }
@@ -226,6 +232,27 @@ fn client_rules(config: &Checked) -> Rules {
         entries_per_day: own.entries_per_day,
     });
     Rules { downloads_at_once: own.downloads_at_once.unwrap_or(rules.downloads_at_once), ..rules }
+}
+
+fn open_spool(
+    config: &Checked,
+    places: &Places,
+    ingest: &Ingest,
+    running: (&TaskTracker, &CancellationToken),
+) -> Result<Spool, NodeError> {
+    let limits = &config.limits.spool;
+    let options = SpoolOptions {
+        bytes_max: limits.bytes,
+        free_floor_bytes: limits.free_space_floor_bytes,
+        lifetime: limits.lifetime,
+        uploads_max: limits.uploads,
+    };
+    let folder = places.spool();
+    let doing = || format!("read the uploads under way in {}", folder.display());
+    let spool = Spool::open(&folder, options, Arc::new(ingest.clone()), running)
+        .map_err(|source| NodeError::Io { doing: doing(), source })?;
+    spool.start_upkeep();
+    Ok(spool)
 }
 
 fn host_rules(config: &Checked) -> HostRules {

@@ -4,6 +4,7 @@
 //! domains only, never on an origin of content (`design.md` 10): [`hosts`](super::hosts) has seen to that before.
 
 pub mod content;
+mod tus;
 
 use ::http::header::{self, HeaderName, HeaderValue};
 use ::http::{Method, Response, StatusCode};
@@ -17,6 +18,8 @@ use super::services::{Services, UploadStream};
 
 const SKYNET_PORTAL_API: HeaderName = HeaderName::from_static("skynet-portal-api");
 const SKYNET_SERVER_API: HeaderName = HeaderName::from_static("skynet-server-api");
+/// The CID of the same bytes.
+const SKYGATE_CID: HeaderName = HeaderName::from_static("skygate-cid");
 
 /// A request for the portal's API.
 pub struct Call<'a> {
@@ -31,10 +34,15 @@ pub struct Call<'a> {
 
 /// Answers the portal's API, by path and method.
 pub async fn api(call: Call<'_>) -> Result<Reply, Refusal> {
-    if call.ask.method == Method::OPTIONS {
+    // Before the general answer to OPTIONS: tus tells there what it can.
+    let ask = call.ask;
+    if let Some(place) = tus::place(&ask.path) {
+        return Ok(tus::answer(call, place).await);
+    }
+    if ask.method == Method::OPTIONS {
         return Ok(no_content());
     }
-    match call.ask.path.as_str() {
+    match ask.path.as_str() {
         _ => Err(Refusal::NoRoute),
     }
 }
