@@ -11,6 +11,7 @@ pub mod content;
 pub mod damage;
 mod gateway;
 pub mod site;
+pub mod skyfile;
 pub mod unixfs;
 pub mod wire;
 
