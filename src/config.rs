@@ -133,6 +133,7 @@ pub struct TypedLimits {
     pub registry_per_minute: Option<u32>,
     pub entries_per_day: Option<u32>,
     pub downloads_at_once: Option<u32>,
+    pub requests_per_second: Option<u32>,
     pub spool_bytes: Option<Size>,
     pub spool_free_space_floor_bytes: Option<Size>,
     pub spool_lifetime_seconds: Option<u64>,
@@ -342,6 +343,8 @@ pub struct ClientLimits {
     pub registry_per_minute: Option<u32>,
     pub entries_per_day: Option<u32>,
     pub downloads_at_once: Option<u32>,
+    /// Of an address, whatever it asks for.
+    pub requests_per_second: Option<u32>,
 }
 
 /// Uploads that come in pieces (tus), which wait on this node's disk until they are whole.
@@ -607,6 +610,7 @@ impl TypedLimits {
             registry_per_minute: self.registry_per_minute,
             entries_per_day: self.entries_per_day,
             downloads_at_once: self.downloads_at_once,
+            requests_per_second: self.requests_per_second,
         };
         for (name, limit) in [
             ("upload_bytes", limits.upload_bytes),
@@ -616,6 +620,7 @@ impl TypedLimits {
             ("registry_per_minute", limits.registry_per_minute.map(u64::from)),
             ("entries_per_day", limits.entries_per_day.map(u64::from)),
             ("downloads_at_once", limits.downloads_at_once.map(u64::from)),
+            ("requests_per_second", limits.requests_per_second.map(u64::from)),
         ] {
             if limit == Some(0) {
                 return Err(invalid(format!("[limits] {name} is 0: nobody could do it")));

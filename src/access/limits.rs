@@ -50,6 +50,11 @@ impl Rate {
         Rate { per_second: f64::from(number) / 60.0, burst: f64::from(burst.max(1)) }
     }
 
+    /// Ten seconds' worth at once: browsers ask for all that a page needs together.
+    pub fn per_second(number: u32) -> Rate {
+        Rate { per_second: f64::from(number), burst: 10.0 * f64::from(number.max(1)) }
+    }
+
     /// `number` in a day, all of it at once if need be.
     pub fn per_day(number: f64) -> Rate {
         Rate { per_second: number / DAY.as_secs_f64(), burst: number.max(1.0) }
@@ -69,11 +74,14 @@ pub struct Rules {
     /// Different registry entries written in a day.
     pub entries: Rate,
     pub downloads_at_once: u32,
+    /// Requests of any kind on the public listener, of an address.
+    pub requests: Rate,
 }
 
 impl Default for Rules {
     /// What Skynet's public portals allowed one address (`skynet.md` 6). They had no daily limits; ours keep one client
-    /// from filling the hosts overnight.
+    /// from filling the hosts overnight. Requests as such were not limited; a page of a thousand pictures, opened by two
+    /// people behind one address, is still one burst.
     fn default() -> Rules {
         Rules {
             upload_bytes_max: 5_000_000_000,
@@ -83,6 +91,7 @@ impl Default for Rules {
             registry: Rate::per_minute(60, 600),
             entries: Rate::per_day(10_000.0),
             downloads_at_once: 100,
+            requests: Rate::per_second(200),
         }
     }
 }
@@ -122,6 +131,8 @@ pub enum OverLimit {
     Uploads { wait: Duration },
     #[error("the bytes that one client may upload in a day are spent")]
     Bytes { wait: Duration },
+    #[error("requests from this address come too often")]
+    Requests { wait: Duration },
     #[error("requests to the registry come too often")]
     Registry { wait: Duration },
     #[error("the different registry entries that one client may write in a day are spent")]
@@ -167,6 +178,7 @@ struct State {
     bytes: Bucket,
     registry: Bucket,
     entries: Bucket,
+    requests: Bucket,
     uploads_open: u32,
     downloads_open: u32,
     /// The rules by which the buckets fill, for the sweep.
@@ -180,6 +192,7 @@ impl State {
             bytes: Bucket::full(&rules.bytes, now),
             registry: Bucket::full(&rules.registry, now),
             entries: Bucket::full(&rules.entries, now),
+            requests: Bucket::full(&rules.requests, now),
             uploads_open: 0,
             downloads_open: 0,
             rules: *rules,
@@ -194,6 +207,7 @@ impl State {
             (&mut self.bytes, rules.bytes),
             (&mut self.registry, rules.registry),
             (&mut self.entries, rules.entries),
+            (&mut self.requests, rules.requests),
         ];
         let full = buckets.into_iter().all(|(bucket, rate)| {
             bucket.refill(&rate, now);
@@ -293,6 +307,13 @@ impl Limiter {
         })
     }
 
+    /// Any request has come.
+    pub fn request(&self, client: Client) -> Result<(), OverLimit> {
+        let rules = &self.rules;
+        self.of(client, rules, Instant::now(), |_, state, now| state.requests.take(&rules.requests, now))
+            .map_err(|wait| OverLimit::Requests { wait })
+    }
+
     /// A registry entry is asked for or written.
     pub fn registry(&self, client: Client, rules: &Rules) -> Result<(), OverLimit> {
         self.of(client, rules, Instant::now(), |_, state, now| state.registry.take(&rules.registry, now))
@@ -355,6 +376,7 @@ mod tests {
             registry: Rate::per_minute(60, 2),
             entries: Rate::per_day(2.0),
             downloads_at_once: 1,
+            requests: Rate { per_second: 1.0, burst: 3.0 },
         }
     }
 
@@ -456,5 +478,17 @@ mod tests {
         let rules = rules().with(&own);
         assert_eq!((rules.upload_bytes_max, rules.uploads_at_once), (7, 2));
         assert_eq!(rules.registry, Rate { per_second: 100.0, burst: 60_000.0 });
+    }
+
+    #[test]
+    fn requests_of_one_address_are_limited_by_themselves() {
+        let limiter = Limiter::new(rules());
+        let (one, other) = (address("1.2.3.4"), address("1.2.3.5"));
+        for _ in 0..3 {
+            assert_eq!(limiter.request(one), Ok(()));
+        }
+        assert!(matches!(limiter.request(one), Err(OverLimit::Requests { wait }) if wait <= Duration::from_secs(1)));
+        assert_eq!(limiter.request(other), Ok(()));
+        assert_eq!(limiter.registry(one, &rules()), Ok(()), "another bucket");
     }
 }

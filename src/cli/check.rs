@@ -10,6 +10,10 @@ use super::output::{bytes, counted, line};
 use super::serve::ListenArgs;
 use super::{CliError, Global};
 use crate::config::{Checked, EMBEDDED_HOSTS, HostPlace, Hosts, NameResolver, Redundancy, SharedHosts, TrustedProxies};
+use crate::node::ListRead;
+
+/// Bad lines of one deny list that are told one by one: a screen has room for the rest.
+const FAULTS_SHOWN_MAX: usize = 10;
 
 #[derive(Debug, Args)]
 pub struct CheckArgs {
@@ -23,12 +27,14 @@ pub struct CheckArgs {
 pub fn run(global: &Global, args: &CheckArgs) -> Result<(), CliError> {
     let checked = global.configuration(args.config.as_deref(), &args.listen)?;
     crate::node::check_names(&checked).map_err(|error| CliError::failed(error.to_string()))?;
+    // A start refuses what cannot be read.
+    let lists = crate::node::check_lists(&checked).map_err(|error| CliError::failed(error.to_string()))?;
     let explained = Explained {
         stores: stores(&checked),
         survives: survives(&checked),
         listens: listens(&checked),
-        names: names(&checked),
-        risks: risks(&checked, &devices(&checked)),
+        names: names(&checked, &lists),
+        risks: risks(&checked, &devices(&checked)).into_iter().chain(list_risks(&lists)).collect(),
     };
     if global.json {
         let Explained { stores, survives, listens, names, risks } = explained;
@@ -144,7 +150,7 @@ fn listens(checked: &Checked) -> Vec<String> {
     ]
 }
 
-fn names(checked: &Checked) -> Vec<String> {
+fn names(checked: &Checked, lists: &[ListRead]) -> Vec<String> {
     let resolver = match checked.names.resolver {
         NameResolver::System => "DNSLink records are looked up at the system's resolvers (/etc/resolv.conf)".to_owned(),
         NameResolver::At(address) => format!("DNSLink records are looked up at {address}"),
@@ -159,15 +165,36 @@ fn names(checked: &Checked) -> Vec<String> {
         true => "any other host is answered by its DNSLink, if it has one".to_owned(),
         false => "other hosts are path gateways, whatever their DNSLink says ([gateway] dnslink = false)".to_owned(),
     };
-    let denied = checked.deny.lists.iter().chain(&checked.deny.blocklists);
-    let denied: Vec<String> = denied
-        .map(|path| format!("what {} denies is not served in any format; the file is read again when it changes", path.display()))
-        .collect();
+    let denied = lists.iter().map(|list| {
+        format!(
+            "what {} denies ({}) is not served in any format; the file is read again when it changes",
+            list.path.display(),
+            counted(list.rule_count as u64, "rule")
+        )
+    });
     domains
         .chain([others, resolver])
         .chain(denied)
         .chain(fixed.map(|(name, target)| format!("{name} is {target}, whatever DNS says")))
         .collect()
+}
+
+/// Lines of deny lists that do not do what whoever wrote them wanted.
+fn list_risks(lists: &[ListRead]) -> Vec<String> {
+    let mut risks = Vec::new();
+    for list in lists {
+        risks.extend(
+            list.faults.iter().take(FAULTS_SHOWN_MAX).map(|fault| format!("{}, {fault}: it denies nothing", list.path.display())),
+        );
+        if list.fault_count > FAULTS_SHOWN_MAX {
+            let more = counted((list.fault_count - FAULTS_SHOWN_MAX) as u64, "line");
+            risks.push(format!("{}: {more} more that are no rules", list.path.display()));
+        }
+        if list.rule_count == 0 {
+            risks.push(format!("{} has no rules: it denies nothing", list.path.display()));
+        }
+    }
+    risks
 }
 
 /// Hosts by the file system that their folders lie on, for those that exist.
@@ -283,6 +310,26 @@ mod tests {
             for (risk, expect) in risks.iter().zip(expect) {
                 assert!(risk.contains(expect), "{text}: {risk:?} should say {expect:?}");
             }
+        }
+    }
+
+    #[test]
+    fn lines_that_deny_nothing_are_told() {
+        let list = |rule_count: usize, fault_count: usize| ListRead {
+            path: "a.deny".into(),
+            rule_count,
+            fault_count,
+            faults: (0..fault_count).map(|line| format!("line {line}: no rule")).collect(),
+        };
+        for (list, count, last) in [
+            (list(1, 0), 0, ""),
+            (list(1, 2), 2, "a.deny, line 1: no rule: it denies nothing"),
+            (list(1, 12), 11, "a.deny: 2 lines more"),
+            (list(0, 0), 1, "a.deny has no rules"),
+        ] {
+            let risks = list_risks(std::slice::from_ref(&list));
+            assert_eq!(risks.len(), count, "{risks:?}");
+            assert!(risks.last().map_or("", String::as_str).starts_with(last), "{risks:?}");
         }
     }
 

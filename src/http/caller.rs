@@ -204,6 +204,14 @@ impl Admitted {
     }
 }
 
+/// May this address ask for anything now?
+pub fn admit_request(services: &Services, peer: IpAddr, headers: &HeaderMap) -> Result<(), Refusal> {
+    match counted_address(&services.options.hosts, peer, headers) {
+        Some(address) => Ok(services.access.limiter.request(Client::Address(address))?),
+        None => Ok(()),
+    }
+}
+
 /// The address that limits count for. `None` for this machine itself, and for a trusted proxy that speaks for itself.
 fn counted_address(hosts: &HostRules, peer: IpAddr, headers: &HeaderMap) -> Option<IpAddr> {
     if hosts.trust(peer) == Trust::Itself {

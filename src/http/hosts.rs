@@ -118,6 +118,8 @@ impl HostRules {
 
     /// Are the forwarding headers of this peer believed?
     pub fn trust(&self, peer: IpAddr) -> Trust {
+        // A listener for both versions sees addresses of version 4 as such of version 6.
+        let peer = peer.to_canonical();
         let trusted = self.trusted_proxies.as_ref().map_or(peer.is_loopback(), |these| these.contains(&peer));
         if trusted { Trust::Forwarded } else { Trust::Itself }
     }
@@ -217,9 +219,13 @@ async fn at_domain(
         Route::Ipfs => Namespace::Ipfs,
         Route::Ipns => Namespace::Ipns,
         Route::Landing | Route::Unknown | Route::Routing | Route::Skylink | Route::Portal => {
+            // A portal's origin has no site of its own beside its API.
+            if services.options.hosts.is_portal(ask) {
+                return Ok(None);
+            }
             if domain.name.contains('.') && has_dnslink(services, ask, &host.name).await? {
                 at_dnslink(ask, headers, host)?;
-            } else if of_portal(ask.route) && !services.options.hosts.is_portal(ask) {
+            } else if of_portal(ask.route) {
                 return Err(Refusal::NoRoute);
             }
             return Ok(None);
@@ -356,3 +362,6 @@ fn moved_to(ask: &Ask, to: &str) -> Reply {
     }
     reply
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,14 +10,17 @@
 //! Words: *ask* = a parsed request; *plan* = everything about a file's reply that does not depend on the request;
 //! *refusal* = a reply that is not what was asked for; *surface* = what a Host serves; *reader* = who reads an error.
 //!
-//! Limits: `serve` (connections, head bytes and times, grace), [`plan::RANGES_MAX`], [`services::HttpOptions`] (answer
+//! Limits: `serve` (connections, grace), `connection` (head bytes, streams), `pace` (times of
+//! heads, bodies and idle connections), [`plan::RANGES_MAX`], [`services::HttpOptions`] (answer
 //! cache), `gateway::listing` (rows), `admin` (page sizes).
 
 pub mod admin;
 pub mod ask;
 mod caller;
+mod connection;
 pub mod gateway;
 pub mod hosts;
+mod pace;
 pub mod page;
 pub mod plan;
 pub mod refusal;

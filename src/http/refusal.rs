@@ -562,9 +562,11 @@ fn limit_row(limit: &OverLimit) -> Row {
             );
         }
         OverLimit::UploadsAtOnce | OverLimit::DownloadsAtOnce => return too_often(sentence, RETRY_TOO_MANY_S),
-        OverLimit::Uploads { wait } | OverLimit::Bytes { wait } | OverLimit::Registry { wait } | OverLimit::Entries { wait } => {
-            wait
-        }
+        OverLimit::Uploads { wait }
+        | OverLimit::Bytes { wait }
+        | OverLimit::Requests { wait }
+        | OverLimit::Registry { wait }
+        | OverLimit::Entries { wait } => wait,
     };
     // Rounded up: whoever waits so long is let in.
     too_often(sentence, u32::try_from(wait.as_secs()).unwrap_or(u32::MAX).saturating_add(1))

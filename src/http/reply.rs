@@ -6,6 +6,7 @@
 
 use std::ops::Range;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -15,7 +16,6 @@ use ::http::{Method, Response, StatusCode};
 use bytes::Bytes;
 use futures::stream::{self, StreamExt};
 use http_body::{Body, Frame, SizeHint};
-use tokio::sync::OwnedSemaphorePermit;
 
 use crate::access::OpenPlace;
 use crate::measure::{Class, Endpoint, Measures, Trace};
@@ -44,11 +44,13 @@ const ANSWER_OVERHEAD_BYTES: usize = 2048;
 pub struct Clock {
     pub started: Instant,
     pub trace: Arc<Trace>,
+    /// Which ready answers were good then.
+    generation: u64,
 }
 
 impl Clock {
-    pub fn start() -> Clock {
-        Clock { started: Instant::now(), trace: Trace::new() }
+    pub fn start(answers: &AnswerCache) -> Clock {
+        Clock { started: Instant::now(), trace: Trace::new(), generation: answers.generation.load(Ordering::Acquire) }
     }
 }
 
@@ -57,9 +59,8 @@ impl Clock {
 /// The body of a reply.
 pub struct ReplyBody {
     kind: Kind,
-    /// Given back when the body is dropped.
-    _permit: Option<OwnedSemaphorePermit>,
-    _place: Option<OpenPlace>,
+    /// Given back when the body is dropped, or by whoever takes it out.
+    place: Option<OpenPlace>,
 }
 
 enum Kind {
@@ -87,21 +88,21 @@ pub enum BodyError {
 
 impl ReplyBody {
     fn of(kind: Kind) -> ReplyBody {
-        ReplyBody { kind, _permit: None, _place: None }
+        ReplyBody { kind, place: None }
     }
 
     pub fn empty() -> ReplyBody {
         ReplyBody::of(Kind::Empty)
     }
 
-    /// The permit is given back when the body is.
-    pub fn holding(self, permit: OwnedSemaphorePermit) -> ReplyBody {
-        ReplyBody { _permit: Some(permit), ..self }
+    /// Holds the place of a client's download.
+    pub fn placed(self, place: Option<OpenPlace>) -> ReplyBody {
+        ReplyBody { place, ..self }
     }
 
-    /// The same with the place of a client's download.
-    pub fn placed(self, place: Option<OpenPlace>) -> ReplyBody {
-        ReplyBody { _place: place, ..self }
+    /// The place, to be held until the last byte is out.
+    pub fn take_place(&mut self) -> Option<OpenPlace> {
+        self.place.take()
     }
 
     pub fn full(bytes: impl Into<Bytes>) -> ReplyBody {
@@ -240,6 +241,22 @@ impl BodySource {
     }
 }
 
+impl BodySource {
+    /// Is all of it free of what the operator's lists deny? Asked before the conditions: a 304 would say yes to what a GET
+    /// refuses.
+    async fn allowed(&self, content: &dyn Content, trace: &Arc<Trace>) -> Result<(), StoreError> {
+        if !content.has_deny_rules() {
+            return Ok(());
+        }
+        match self {
+            BodySource::File(file) => content.allow_file(file, trace).await,
+            BodySource::Skyfile { skyfile, stretch } => skyfile.allow(stretch, trace).await,
+            // Checked when it was read.
+            BodySource::Block(_) => Ok(()),
+        }
+    }
+}
+
 impl FilePlan {
     pub fn new(representation: Representation, source: BodySource) -> FilePlan {
         FilePlan { representation, source, sniffed: OnceLock::new() }
@@ -268,7 +285,9 @@ impl FilePlan {
 
 /// Ready answers for addresses that never change: a hit skips parsing and walking. Bounded in bytes.
 pub struct AnswerCache {
-    plans: moka::sync::Cache<Arc<str>, Arc<FilePlan>>,
+    plans: moka::sync::Cache<Arc<str>, (u64, Arc<FilePlan>)>,
+    /// Counts how often all was forgotten. A request that began before keeps nothing for those that begin after.
+    generation: AtomicU64,
 }
 
 impl AnswerCache {
@@ -276,22 +295,25 @@ impl AnswerCache {
     pub fn new(max_bytes: u64) -> AnswerCache {
         let plans = moka::sync::Cache::builder()
             .max_capacity(max_bytes)
-            .weigher(|key: &Arc<str>, plan: &Arc<FilePlan>| u32::try_from(key.len() + plan.memory_bytes()).unwrap_or(u32::MAX))
+            .weigher(|key: &Arc<str>, (_, plan): &(u64, Arc<FilePlan>)| {
+                u32::try_from(key.len() + plan.memory_bytes()).unwrap_or(u32::MAX)
+            })
             .build();
-        AnswerCache { plans }
+        AnswerCache { plans, generation: AtomicU64::new(0) }
     }
 
     /// `key` is the request path as asked; it starts with an immutable root.
-    pub fn get(&self, key: &str) -> Option<Arc<FilePlan>> {
-        self.plans.get(key)
+    pub fn get(&self, key: &str, clock: &Clock) -> Option<Arc<FilePlan>> {
+        self.plans.get(key).filter(|(generation, _)| *generation == clock.generation).map(|(_, plan)| plan)
     }
 
-    pub fn put(&self, key: &str, plan: Arc<FilePlan>) {
-        self.plans.insert(key.into(), plan);
+    pub fn put(&self, key: &str, plan: Arc<FilePlan>, clock: &Clock) {
+        self.plans.insert(key.into(), (clock.generation, plan));
     }
 
-    /// Forgets everything: something was unpinned, and answers may hold small files whole.
+    /// Forgets everything: something was unpinned, and answers may hold small files whole; or other rules are in force.
     pub fn clear(&self) {
+        self.generation.fetch_add(1, Ordering::AcqRel);
         self.plans.invalidate_all();
     }
 }
@@ -309,6 +331,7 @@ pub struct Delivery<'a> {
 impl Delivery<'_> {
     /// Conditions, ranges, first bytes, stamp: the whole way from a plan to a reply.
     pub async fn send(self, file: &FilePlan) -> Result<Reply, Refusal> {
+        file.source.allowed(self.services.content.as_ref(), &self.clock.trace).await?;
         // An error page is not what the conditions speak of.
         let decision =
             if self.status == StatusCode::OK { plan::decide(self.conditions, &file.representation) } else { Decision::Whole };
@@ -529,5 +552,35 @@ fn log(refusal: &Refusal, status: StatusCode) {
         tracing::warn!(status = status.as_u16(), error = %refusal, "request failed");
     } else {
         tracing::debug!(status = status.as_u16(), error = %refusal, "request refused");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A request that began before everything was forgotten (other rules, an unpin) leaves nothing behind.
+    #[test]
+    fn an_answer_of_before_is_not_kept() {
+        let answers = AnswerCache::new(1 << 20);
+        let plan = || {
+            let representation = Representation {
+                size_bytes: 1,
+                etag: HeaderValue::from_static("\"x\""),
+                last_modified: None,
+                headers: HeaderMap::new(),
+            };
+            Arc::new(FilePlan::new(representation, BodySource::Block(Bytes::from_static(b"x"))))
+        };
+        let before = Clock::start(&answers);
+        answers.put("/ipfs/x", plan(), &before);
+        assert!(answers.get("/ipfs/x", &Clock::start(&answers)).is_some());
+        answers.clear();
+        assert!(answers.get("/ipfs/x", &Clock::start(&answers)).is_none());
+        answers.put("/ipfs/x", plan(), &before);
+        let after = Clock::start(&answers);
+        assert!(answers.get("/ipfs/x", &after).is_none());
+        answers.put("/ipfs/x", plan(), &after);
+        assert!(answers.get("/ipfs/x", &Clock::start(&answers)).is_some());
     }
 }

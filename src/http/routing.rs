@@ -13,6 +13,7 @@ use http_body::Body;
 use http_body_util::{BodyExt, Limited};
 
 use crate::address::parse_cid;
+use crate::deny::Subject;
 use crate::names::{IPNS_RECORD_BYTES_MAX, IpnsName, NameError};
 
 use super::ask::{Ask, text};
@@ -66,6 +67,7 @@ async fn get_record(services: &Services, ask: &Ask, clock: &Clock, headers: &Hea
     if !text(headers, header::ACCEPT).is_some_and(|accept| names_type(accept, IPNS_RECORD_TYPE)) {
         return Err(IpnsRefusal::NotARecord.into());
     }
+    check_name(services, name)?;
     let record = match services.names.record(name).await {
         Err(NameError::NoRecord(name)) => return Err(IpnsRefusal::NoRecord(name).into()),
         record => record?,
@@ -86,8 +88,9 @@ where
     B: Body<Data = Bytes> + Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let clock = Clock::start();
+    let clock = Clock::start(&services.answers);
     let _admitted = sender.admit(services, ask, Work::RegistryWrite)?;
+    check_name(services, name)?;
     if !text(sender.headers, header::CONTENT_TYPE).is_some_and(|kind| names_type(kind, IPNS_RECORD_TYPE)) {
         return Err(IpnsRefusal::NotARecord.into());
     }
@@ -97,6 +100,11 @@ where
     let mut reply = Response::new(ReplyBody::empty());
     stamp(reply.headers_mut(), &clock, clock.started.elapsed());
     Ok(reply)
+}
+
+/// A denied name is neither told nor taken.
+fn check_name(services: &Services, name: &str) -> Result<(), Refusal> {
+    services.content.denied(&Subject::Ipns { name, path: "" }).map_or(Ok(()), |reason| Err(Refusal::Denied(Box::new(reason))))
 }
 
 /// Does a list of media types name this one, with a weight above zero?

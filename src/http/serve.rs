@@ -7,36 +7,34 @@
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::future::Future;
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use ::http::{Method, Request, Response};
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt};
 use http_body::Body;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::service::Service;
 use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::access::{OpenPlace, client_address};
 
 use super::admin;
-use super::ask::{Ask, Route, reader};
-use super::caller::{Sender, admit_download};
+use super::ask::{Ask, Route, Trust, reader};
+use super::caller::{self, Sender, admit_download};
+use super::connection;
 use super::gateway;
-use super::hosts;
+use super::hosts::{self, HostRules};
+use super::pace::{self, Line, Paced, Under};
 use super::page;
 use super::refusal::Refusal;
 use super::reply::{Clock, Reply, ReplyBody, made_here, refuse};
@@ -47,16 +45,6 @@ use super::tunnel::{self, Within};
 
 /// Connections served at once on the admin listener: an operator, a scraper, and a few parallel uploads.
 const ADMIN_CONNECTIONS_MAX: usize = 256;
-/// A head is a path of at most 8 KiB and some headers.
-const HEAD_BYTES_MAX: usize = 32 << 10;
-const HEADERS_MAX: usize = 100;
-/// From the end of one reply to the end of the next head: longer than the idle gaps of browsers' connection pools.
-const HEAD_READ_MAX: Duration = Duration::from_secs(75);
-/// A connection on which no byte moves in either direction for this long is cut: clients that stopped reading or
-/// sending. Longer than any pause this side makes.
-const STALL_MAX: Duration = Duration::from_secs(180);
-/// Streams of one HTTP/2 connection; browsers open at most about a hundred.
-const H2_STREAMS_MAX: u32 = 128;
 /// From the head of a request to the head of its reply: longer than the store's own time-outs, so that it only ends
 /// what they missed.
 const REPLY_HEAD_MAX: Duration = Duration::from_secs(120);
@@ -74,38 +62,76 @@ pub struct Listeners {
 /// Serves until `shutdown` is cancelled and the requests under way have ended, or their grace time has.
 pub async fn run(listeners: Listeners, services: Arc<Services>, shutdown: CancellationToken) {
     let grace = services.options.grace;
-    let public_limits = Limits {
-        connections_max: services.options.public_connections_max,
+    let public = Door {
+        permits: Arc::new(Semaphore::new(services.options.public_connections_max)),
+        addresses: Addresses::default(),
         per_address_max: services.options.connections_per_address_max,
-        grace,
+        exempt: speak_for_many(services.options.hosts.clone()),
     };
     // Whoever has the key may have all of them.
-    let admin_limits = Limits { connections_max: ADMIN_CONNECTIONS_MAX, per_address_max: ADMIN_CONNECTIONS_MAX, grace };
+    let admin = Door {
+        permits: Arc::new(Semaphore::new(ADMIN_CONNECTIONS_MAX)),
+        addresses: Addresses::default(),
+        per_address_max: ADMIN_CONNECTIONS_MAX,
+        exempt: Box::new(|_| true),
+    };
     let router = admin::router(services.clone());
-    let public = accept(listeners.public, public_limits, shutdown.clone(), |peer, permits| PublicService {
+    let public = accept(listeners.public, public, (grace, shutdown.clone()), |peer, door, line| PublicService {
         services: services.clone(),
         peer,
-        permits: permits.clone(),
+        door: door.clone(),
+        line: line.clone(),
         within: Within::Socket,
     });
-    let admin = accept(listeners.admin, admin_limits, shutdown, |_, _| TowerToHyperService::new(router.clone()));
+    let admin = accept(listeners.admin, admin, (grace, shutdown), |_, _, line| AdminService {
+        router: TowerToHyperService::new(router.clone()),
+        line: line.clone(),
+    });
     tokio::join!(public, admin);
 }
 
-/// What differs from listener to listener.
-struct Limits {
-    connections_max: usize,
-    /// From one address that is not loopback: a proxy on this machine speaks for many.
+/// What a connection needs to be let in.
+pub(super) struct Door {
+    permits: Arc<Semaphore>,
+    addresses: Addresses,
     per_address_max: usize,
-    grace: Duration,
+    /// Addresses that may have as many as there are.
+    exempt: Box<dyn Fn(IpAddr) -> bool + Send + Sync>,
+}
+
+/// A connection that is in; it leaves when this is dropped.
+pub(super) struct Place {
+    _permit: OwnedSemaphorePermit,
+    _address: AddressPlace,
+}
+
+impl Door {
+    /// `Err` gives the permit back, for the time in which the client is told.
+    fn enter(&self, peer: IpAddr, permit: OwnedSemaphorePermit) -> Result<Place, OwnedSemaphorePermit> {
+        let max = if (self.exempt)(peer) { usize::MAX } else { self.per_address_max };
+        match self.addresses.enter(peer, max) {
+            Some(address) => Ok(Place { _permit: permit, _address: address }),
+            None => Err(permit),
+        }
+    }
+
+    /// For a connection within another.
+    pub fn enter_now(&self, peer: IpAddr) -> Option<Place> {
+        self.enter(peer, self.permits.clone().try_acquire_owned().ok()?).ok()
+    }
+}
+
+/// This machine, and proxies in front of this gateway.
+fn speak_for_many(hosts: HostRules) -> Box<dyn Fn(IpAddr) -> bool + Send + Sync> {
+    Box::new(move |peer| peer.to_canonical().is_loopback() || hosts.trust(peer) == Trust::Forwarded)
 }
 
 /// Accepts connections and serves each with a service of its own.
 async fn accept<S, B>(
     listener: TcpListener,
-    limits: Limits,
-    shutdown: CancellationToken,
-    new_service: impl Fn(SocketAddr, &Arc<Semaphore>) -> S,
+    door: Door,
+    (grace, shutdown): (Duration, CancellationToken),
+    new_service: impl Fn(SocketAddr, &Arc<Door>, &Arc<Line>) -> S,
 ) where
     S: Service<Request<Incoming>, Response = Response<B>> + Send + 'static,
     S::Future: Send + 'static,
@@ -114,13 +140,11 @@ async fn accept<S, B>(
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let permits = Arc::new(Semaphore::new(limits.connections_max));
-    let addresses = Addresses::default();
-    let graceful = GracefulShutdown::new();
-    let builder = connection_builder();
+    let door = Arc::new(door);
+    let connections = TaskTracker::new();
     loop {
         let accepted = shutdown.run_until_cancelled(async {
-            let permit = permits.clone().acquire_owned().await.expect("the semaphore is never closed");
+            let permit = door.permits.clone().acquire_owned().await.expect("the semaphore is never closed");
             (listener.accept().await, permit)
         });
         let (stream, peer, permit) = match accepted.await {
@@ -132,25 +156,27 @@ async fn accept<S, B>(
                 continue;
             }
         };
-        let Some(place) = addresses.enter(peer.ip(), limits.per_address_max) else {
-            turn_away(stream, permit);
-            continue;
+        let place = match door.enter(peer.ip(), permit) {
+            Ok(place) => place,
+            Err(permit) => {
+                turn_away(stream, permit);
+                continue;
+            }
         };
         // Without it small replies wait for the client's delayed acknowledgement.
         let _ = stream.set_nodelay(true);
-        let connection =
-            builder.serve_connection_with_upgrades(TokioIo::new(StallGuard::new(stream)), new_service(peer, &permits)).into_owned();
-        let connection = graceful.watch(connection);
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, %peer, "connection ended");
-            }
-            drop((permit, place));
+        let line = Line::new();
+        let service = new_service(peer, &door, &line);
+        let connection = connection::serve(stream, line, service, shutdown.clone());
+        connections.spawn(async move {
+            connection.await;
+            drop(place);
         });
     }
     drop(listener);
-    if tokio::time::timeout(limits.grace, graceful.shutdown()).await.is_err() {
-        tracing::warn!(grace = ?limits.grace, "requests still under way after the grace time are cut");
+    connections.close();
+    if tokio::time::timeout(grace, connections.wait()).await.is_err() {
+        tracing::warn!(?grace, "requests still under way after the grace time are cut");
     }
 }
 
@@ -167,10 +193,10 @@ struct AddressPlace {
 impl Addresses {
     /// `None` if as many are open as there may be.
     fn enter(&self, peer: IpAddr, max: usize) -> Option<AddressPlace> {
-        let address = crate::access::client_address(peer);
+        let address = client_address(peer);
         let mut open = self.0.lock().expect("no panic under this lock");
         let count = open.entry(address).or_default();
-        if *count >= max && !address.is_loopback() {
+        if *count >= max {
             return None;
         }
         *count += 1;
@@ -203,50 +229,70 @@ fn turn_away(mut stream: TcpStream, permit: OwnedSemaphorePermit) {
     });
 }
 
-pub(super) fn connection_builder() -> auto::Builder<TokioExecutor> {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_READ_MAX)
-        .max_headers(HEADERS_MAX)
-        .max_buf_size(HEAD_BYTES_MAX)
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(H2_STREAMS_MAX)
-        .max_header_list_size(HEAD_BYTES_MAX as u32)
-        .keep_alive_interval(HEAD_READ_MAX)
-        .adaptive_window(true);
-    builder
-}
-
 /// The public surfaces, as hyper sees them.
 pub(super) struct PublicService {
     pub services: Arc<Services>,
     pub peer: SocketAddr,
-    /// Of the listener's connections.
-    pub permits: Arc<Semaphore>,
+    /// Where connections come in.
+    pub door: Arc<Door>,
+    pub line: Arc<Line>,
     pub within: Within,
 }
 
+/// A body that holds what its request takes until its last byte is out.
+type PublicBody = Paced<ReplyBody, Held>;
+/// The request's permit, and its place among its client's downloads.
+type Held = (Option<OwnedSemaphorePermit>, Option<OpenPlace>);
+
 impl Service<Request<Incoming>> for PublicService {
-    type Response = Reply;
+    type Response = Response<PublicBody>;
     type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Reply, Infallible>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<PublicBody>, Infallible>> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let (services, peer) = (self.services.clone(), self.peer);
+        let (services, peer, under) = (self.services.clone(), self.peer, self.line.request());
+        if let Err(refusal) = caller::admit_request(&services, peer.ip(), request.headers()) {
+            let reply = refuse(&refusal, request.method(), reader(request.uri().path(), request.headers()));
+            return Box::pin(async move { Ok(paced(gateway::with_cors(reply), under, None)) });
+        }
         if request.method() == Method::CONNECT {
-            let (permits, within) = (self.permits.clone(), self.within);
-            return Box::pin(async move { Ok(tunnel::open(services, request, peer, within, &permits).await) });
+            let (door, within) = (self.door.clone(), self.within);
+            return Box::pin(async move {
+                let reply = tunnel::open(services, request, peer, within, &door).await;
+                Ok(paced(reply, under, None))
+            });
         }
         Box::pin(async move {
-            // Held until the last byte of the body is out.
             let Ok(permit) = services.requests.clone().try_acquire_owned() else {
-                return Ok(refuse(&Refusal::TooMany, request.method(), reader(request.uri().path(), request.headers())));
+                let reply = refuse(&Refusal::TooMany, request.method(), reader(request.uri().path(), request.headers()));
+                return Ok(paced(reply, under, None));
             };
-            Ok(answer(&services, request, peer).await.map(|body| body.holding(permit)))
+            Ok(paced(answer(&services, request, peer).await, under, Some(permit)))
         })
+    }
+}
+
+fn paced(reply: Reply, under: Under, permit: Option<OwnedSemaphorePermit>) -> Response<PublicBody> {
+    reply.map(|mut body| {
+        let place = body.take_place();
+        Paced::new(body, under, (permit, place))
+    })
+}
+
+/// The admin listener's routes, as hyper sees them.
+struct AdminService {
+    router: TowerToHyperService<axum::Router>,
+    line: Arc<Line>,
+}
+
+impl Service<Request<Incoming>> for AdminService {
+    type Response = Response<Paced<axum::body::Body, ()>>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let (reply, under) = (self.router.call(request), self.line.request());
+        Box::pin(async move { Ok(reply.await?.map(|body| Paced::new(body, under, ()))) })
     }
 }
 
@@ -257,7 +303,7 @@ where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let clock = Clock::start();
+    let clock = Clock::start(&services.answers);
     let (mut parts, body) = request.into_parts();
     let upgrade = parts.extensions.remove::<OnUpgrade>();
     let reader = reader(parts.uri.path(), &parts.headers);
@@ -282,7 +328,7 @@ where
             Route::Routing => routing::answer(services, &ask, &clock, Sender { headers: &parts.headers, peer }, body).await,
             Route::Portal => {
                 let sender = Sender { headers: &parts.headers, peer };
-                let body = body.into_data_stream().map_err(std::io::Error::other).boxed();
+                let body = pace::watch_upload(body.into_data_stream());
                 skynet::api(skynet::Call { services, ask: &ask, clock: &clock, sender, body, upgrade }).await
             }
             Route::Unknown => Err(Refusal::NoRoute),
@@ -312,76 +358,11 @@ fn landing(services: &Services, ask: &Ask) -> Reply {
     made_here(::http::StatusCode::OK, "text/html; charset=utf-8", &ask.method, Bytes::from(text))
 }
 
-/// A socket that fails when no byte has moved for [`STALL_MAX`], in either direction.
-struct StallGuard {
-    stream: TcpStream,
-    moved_at: Instant,
-    alarm: Pin<Box<Sleep>>,
-}
-
-impl StallGuard {
-    fn new(stream: TcpStream) -> StallGuard {
-        StallGuard { stream, moved_at: Instant::now(), alarm: Box::pin(tokio::time::sleep(STALL_MAX)) }
-    }
-
-    /// Notes progress, or turns waiting into an error once it has lasted too long. The alarm is moved only when it
-    /// rings, so progress costs no timer operation.
-    fn watch<T>(&mut self, poll: Poll<io::Result<T>>, context: &mut Context<'_>) -> Poll<io::Result<T>> {
-        if poll.is_ready() {
-            self.moved_at = Instant::now();
-            return poll;
-        }
-        while self.alarm.as_mut().poll(context).is_ready() {
-            let limit = self.moved_at + STALL_MAX;
-            if limit <= Instant::now() {
-                return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "no byte moved for too long")));
-            }
-            self.alarm.as_mut().reset(limit);
-        }
-        Poll::Pending
-    }
-}
-
-impl AsyncRead for StallGuard {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let poll = Pin::new(&mut self.stream).poll_read(context, buffer);
-        self.watch(poll, context)
-    }
-}
-
-impl AsyncWrite for StallGuard {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let poll = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.watch(poll, context)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        parts: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let poll = Pin::new(&mut self.stream).poll_write_vectored(context, parts);
-        self.watch(poll, context)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpStream;
+    use tokio::io::AsyncReadExt;
 
+    use super::*;
     use crate::http::testing::{Memory, read_answer, start, start_with};
 
     #[tokio::test]
@@ -406,6 +387,39 @@ mod tests {
         let path = format!("/ipfs/bafkqaaa/{}", "a/".repeat(300));
         assert_eq!(server.get(&path, &[]).await.status, 400, "too deep");
         assert_eq!(server.get("/", &[]).await.status, 200);
+    }
+
+    #[tokio::test]
+    async fn connections_of_one_address() {
+        let hosts = HostRules { trusted_proxies: Some(vec!["10.0.0.1".parse().expect("an address")]), ..HostRules::default() };
+        let door = Door {
+            permits: Arc::new(Semaphore::new(100)),
+            addresses: Addresses::default(),
+            per_address_max: 2,
+            exempt: speak_for_many(hosts),
+        };
+        let mut places = Vec::new();
+        for (address, enters) in [
+            ("10.0.0.1", true),
+            ("10.0.0.1", true),
+            ("::ffff:10.0.0.1", true),
+            ("10.0.0.2", true),
+            ("::ffff:10.0.0.2", true),
+            ("10.0.0.2", false),
+            ("127.0.0.1", true),
+            ("::ffff:127.0.0.1", true),
+            ("127.0.0.1", true),
+            ("2001:db8:1:2::1", true),
+            ("2001:db8:1:2::2", true),
+            ("2001:db8:1:2::3", false),
+            ("2001:db8:1:3::3", true),
+        ] {
+            let place = door.enter_now(address.parse().expect("an address"));
+            assert_eq!(place.is_some(), enters, "{address}");
+            places.extend(place);
+        }
+        places.clear();
+        assert!(door.enter_now("10.0.0.2".parse().expect("an address")).is_some());
     }
 
     /// With one permit, the second connection is served when the first is gone.

@@ -115,6 +115,9 @@ pub trait Content: Send + Sync + 'static {
     /// Bytes `range` of a file. Bounded look-ahead; dropping the stream stops the work.
     fn stream_file(&self, file: FileSource, range: Range<u64>, trace: Arc<Trace>) -> BodyStream;
 
+    /// May this file be served by the operator's lists, whatever part of it is asked for?
+    async fn allow_file(&self, file: &FileSource, trace: &Arc<Trace>) -> Result<(), StoreError>;
+
     /// Which rule of the operator's lists forbids this path or name, if one does. Blocks are checked where they are read.
     fn denied(&self, subject: &Subject<'_>) -> Option<Reason>;
 
@@ -151,8 +154,12 @@ pub trait Naming: Send + Sync + 'static {
 }
 
 /// A skyfile whose head is known.
+#[async_trait]
 pub trait Skyfile: Send + Sync {
     fn head(&self) -> &SkyfileHead;
+
+    /// May these bytes of its content be served by the operator's lists?
+    async fn allow(&self, bytes: &Range<u64>, trace: &Arc<Trace>) -> Result<(), StoreError>;
 
     /// Bytes `range` of the stretch `file` of its content, counted from the start of the stretch.
     fn stream(&self, file: Range<u64>, range: Range<u64>, trace: Arc<Trace>) -> BodyStream;
@@ -174,6 +181,10 @@ impl Content for Store {
 
     fn stream_file(&self, file: FileSource, range: Range<u64>, trace: Arc<Trace>) -> BodyStream {
         Store::stream_file(self, file, range, trace)
+    }
+
+    async fn allow_file(&self, file: &FileSource, trace: &Arc<Trace>) -> Result<(), StoreError> {
+        Store::allow_file(self, file, trace).await
     }
 
     fn denied(&self, subject: &Subject<'_>) -> Option<Reason> {
@@ -226,9 +237,14 @@ struct StoredSkyfile {
     open: Arc<OpenSkyfile>,
 }
 
+#[async_trait]
 impl Skyfile for StoredSkyfile {
     fn head(&self) -> &SkyfileHead {
         &self.open.head
+    }
+
+    async fn allow(&self, bytes: &Range<u64>, trace: &Arc<Trace>) -> Result<(), StoreError> {
+        self.store.allow_stretch(&self.open, bytes, trace).await
     }
 
     fn stream(&self, file: Range<u64>, range: Range<u64>, trace: Arc<Trace>) -> BodyStream {

@@ -195,6 +195,18 @@ impl Content for Memory {
         counted(leaves, trace, self.streams.clone())
     }
 
+    async fn allow_file(&self, file: &FileSource, _: &Arc<Trace>) -> Result<(), StoreError> {
+        let mut leaves = Vec::new();
+        match self.denied.is_empty() || file.cid.codec() == codec::RAW {
+            true => self.denied.check(&Subject::Ipfs { root: &file.cid, path: "" }).into_iter().for_each(|reason| {
+                leaves.push(Err(StoreError::Denied(Box::new(reason))));
+            }),
+            false => self.leaves(&file.cid, 0..file.node.size, &mut leaves),
+        }
+        let denied = leaves.into_iter().filter_map(Result::err).find(|error| matches!(error, StoreError::Denied(_)));
+        denied.map_or(Ok(()), Err)
+    }
+
     fn denied(&self, subject: &Subject<'_>) -> Option<Reason> {
         self.denied.check(subject)
     }
@@ -233,9 +245,14 @@ pub struct MemorySkyfile {
     content: Bytes,
 }
 
+#[async_trait]
 impl Skyfile for MemorySkyfile {
     fn head(&self) -> &SkyfileHead {
         &self.head
+    }
+
+    async fn allow(&self, _: &Range<u64>, _: &Arc<Trace>) -> Result<(), StoreError> {
+        Ok(())
     }
 
     fn stream(&self, file: Range<u64>, range: Range<u64>, trace: Arc<Trace>) -> BodyStream {
@@ -392,8 +409,13 @@ pub async fn start(memory: Memory) -> TestServer {
 
 /// The same with another number of connections at once.
 pub async fn start_with(memory: Memory, public_connections_max: usize) -> TestServer {
+    let admin_hosts = vec!["admin.example".to_owned()];
+    start_options(memory, HttpOptions { admin_hosts, public_connections_max, ..HttpOptions::default() }).await
+}
+
+/// The same with options of its own.
+pub async fn start_options(memory: Memory, options: HttpOptions) -> TestServer {
     let desk = Arc::new(Desk::default());
-    let options = HttpOptions { admin_hosts: vec!["admin.example".to_owned()], public_connections_max, ..HttpOptions::default() };
     let folder = tempfile::tempdir().expect("a folder");
     let services = Arc::new(Services {
         spool: spool(folder.path()),

@@ -7,13 +7,15 @@ use std::sync::Arc;
 use ::http::{Request, Response, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::Upgraded;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
 
 use super::ask::Reader;
+use super::connection;
 use super::hosts;
+use super::pace::Line;
 use super::refusal::Refusal;
 use super::reply::{Reply, ReplyBody, refuse};
-use super::serve::{PublicService, connection_builder};
+use super::serve::{Door, Place, PublicService};
 use super::services::Services;
 
 /// Where a connection came from.
@@ -30,18 +32,18 @@ pub async fn open(
     request: Request<Incoming>,
     peer: SocketAddr,
     within: Within,
-    permits: &Arc<Semaphore>,
+    door: &Arc<Door>,
 ) -> Reply {
-    match allowed(&services, &request, within, permits).await {
+    match allowed(&services, &request, peer, within, door).await {
         Err(refusal) => refuse(&refusal, request.method(), Reader::Text),
-        Ok(permit) => {
-            let permits = permits.clone();
+        Ok(place) => {
+            let door = door.clone();
             tokio::spawn(async move {
                 match hyper::upgrade::on(request).await {
-                    Ok(upgraded) => serve(services, upgraded, peer, permits).await,
+                    Ok(upgraded) => serve(services, upgraded, peer, door).await,
                     Err(error) => tracing::debug!(%error, %peer, "a tunnel was not opened"),
                 }
-                drop(permit);
+                drop(place);
             });
             Response::new(ReplyBody::empty())
         }
@@ -52,9 +54,10 @@ pub async fn open(
 async fn allowed(
     services: &Services,
     request: &Request<Incoming>,
+    peer: SocketAddr,
     within: Within,
-    permits: &Arc<Semaphore>,
-) -> Result<OwnedSemaphorePermit, Refusal> {
+    door: &Door,
+) -> Result<Place, Refusal> {
     if within == Within::Tunnel || request.version() >= Version::HTTP_2 {
         return Err(Refusal::Method);
     }
@@ -62,13 +65,11 @@ async fn allowed(
     if !hosts::is_served(services, &host).await? {
         return Err(Refusal::NotServedHere);
     }
-    permits.clone().try_acquire_owned().map_err(|_| Refusal::TooMany)
+    door.enter_now(peer.ip()).ok_or(Refusal::TooMany)
 }
 
-async fn serve(services: Arc<Services>, upgraded: Upgraded, peer: SocketAddr, permits: Arc<Semaphore>) {
-    let service = PublicService { services, peer, permits, within: Within::Tunnel };
-    let io = hyper_util::rt::TokioIo::new(hyper_util::rt::TokioIo::new(upgraded));
-    if let Err(error) = connection_builder().serve_connection(io, service).await {
-        tracing::debug!(%error, %peer, "a tunnel ended");
-    }
+async fn serve(services: Arc<Services>, upgraded: Upgraded, peer: SocketAddr, door: Arc<Door>) {
+    let line = Line::new();
+    let service = PublicService { services, peer, door, line: line.clone(), within: Within::Tunnel };
+    connection::serve(hyper_util::rt::TokioIo::new(upgraded), line, service, CancellationToken::new()).await;
 }

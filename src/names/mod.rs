@@ -78,11 +78,22 @@ const DNSLINK_LABEL: &str = "_dnslink";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Resolved {
     pub pointee: Pointee,
+    /// The names that lead there, the asked one first.
+    pub names: Vec<NameOnTheWay>,
     /// Time left until the shortest-lived hop has to be looked at again; `None` if a hop has no lifetime of its own (a
     /// name fixed by the configuration).
     pub ttl: Option<Duration>,
     /// When the answer was found.
     pub found_at: SystemTime,
+}
+
+/// One name of a chain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NameOnTheWay {
+    /// In the form that names are kept by.
+    pub name: String,
+    /// What the pointers before it have put before the path of the request.
+    pub below: SitePath,
 }
 
 /// The end of a chain.
@@ -259,6 +270,7 @@ impl Names {
         // What the pointers so far have put before the path of the request.
         let mut below = SitePath::root(TrailingSlash::No);
         let mut visited = Vec::new();
+        let mut names = Vec::new();
         let mut ttl = Some(Duration::MAX);
         let mut found_at = SystemTime::UNIX_EPOCH;
         loop {
@@ -275,6 +287,7 @@ impl Names {
             };
             ttl = ttl.zip(hop_ttl).map(|(one, other)| one.min(other));
             found_at = found_at.max(hop_found_at);
+            names.push(NameOnTheWay { name: name.text(), below: below.clone() });
             visited.push(name);
             let above = |path: SitePath, below: &SitePath| {
                 let why = |error| NameError::BadRecord { name: asked.to_owned(), why: format!("its path: {error}") };
@@ -283,11 +296,11 @@ impl Names {
             match pointer {
                 Pointer::Ipfs { root, path } => {
                     let pointee = Pointee::Ipfs { root, path: above(path, &below)? };
-                    return Ok(Resolved { pointee, ttl, found_at });
+                    return Ok(Resolved { pointee, names, ttl, found_at });
                 }
                 Pointer::Skylink { link, path_text } => {
                     let pointee = Pointee::Skylink { link, path_text: format!("{path_text}{}", below.encoded()) };
-                    return Ok(Resolved { pointee, ttl, found_at });
+                    return Ok(Resolved { pointee, names, ttl, found_at });
                 }
                 Pointer::Ipns { name: next, path } => {
                     below = above(path, &below)?;

@@ -32,8 +32,9 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use self::lists::ListRead;
 use self::lists::Lists;
-use crate::access::{Access, AccessError, KeyFile, KeyLimits, Rules};
+use crate::access::{Access, AccessError, KeyFile, KeyLimits, Rate, Rules};
 use crate::config::{Checked, Hosts, NameResolver, SharedHosts, TrustedProxies};
 use crate::http::ask::Namespace;
 use crate::http::hosts::{DnslinkHosts, DnslinkLabels, GatewayDomain, HostRules, Subdomains};
@@ -182,7 +183,7 @@ async fn open(
         metadata_bytes: config.store.metadata_bytes,
     };
     let store = Store::open(renter.clone(), records.clone(), measures.clone(), &store_options)?;
-    let lists = Lists { lists: config.deny.lists.clone(), blocklists: config.deny.blocklists.clone() };
+    let lists = lists_of(config);
     // Before anything is served.
     store.set_denied(lists.read()?);
     store.start_upkeep(tasks, stop.clone());
@@ -231,7 +232,11 @@ fn client_rules(config: &Checked) -> Rules {
         registry_per_minute: own.registry_per_minute,
         entries_per_day: own.entries_per_day,
     });
-    Rules { downloads_at_once: own.downloads_at_once.unwrap_or(rules.downloads_at_once), ..rules }
+    Rules {
+        downloads_at_once: own.downloads_at_once.unwrap_or(rules.downloads_at_once),
+        requests: own.requests_per_second.map_or(rules.requests, Rate::per_second),
+        ..rules
+    }
 }
 
 fn open_spool(
@@ -301,6 +306,15 @@ fn open_names(config: &Checked, records: &Records, measures: &Arc<Measures>) -> 
 /// Would a node start with these names?
 pub fn check_names(config: &Checked) -> Result<(), NodeError> {
     Ok(names::check_fixed(&config.names.fixed)?)
+}
+
+/// Reads the deny lists as a start would, and says what became of each.
+pub fn check_lists(config: &Checked) -> Result<Vec<ListRead>, NodeError> {
+    lists_of(config).read_files().map(|(_, files)| files)
+}
+
+fn lists_of(config: &Checked) -> Lists {
+    Lists { lists: config.deny.lists.clone(), blocklists: config.deny.blocklists.clone() }
 }
 
 fn renter_options(config: &Checked) -> RenterOptions {

@@ -1,32 +1,49 @@
 //! What an operator's lists deny, asked for every block before it is fetched, and before any cache is.
 //!
+//! A file is served if none of its blocks is denied, whatever part of it is asked for: a HEAD or a 304 must not say yes to
+//! what a GET refuses. Its tree is looked through once for each version of the lists.
+//!
 //! A rule names a CID. The same bytes also have a skylink, so for a skyfile the pins that made it are looked through once
-//! for each version of the lists: which stretches of its content belong to blocks, or to files, that are denied.
+//! for each version of the lists: which stretches of its content belong to blocks, or to files, that are denied. A pack has
+//! a skylink, too; while there are rules it is not served, since its index does not name every block in it.
 
+use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
+
+use futures::stream::{FuturesUnordered, StreamExt};
 
 use crate::address::{Cid, Multihash, cid_v1, codec};
 use crate::deny::{DenyList, Reason, Subject};
 use crate::measure::Trace;
 use crate::sector::Root;
-use crate::tree::ipld;
+use crate::tree::{FileNode, TreeNode, ipld, parse_node};
 
 use super::blocks::OpenPin;
+use super::stream::FileSource;
 use super::{Inner, StoreError};
 
 /// Skyfiles whose denied stretches are remembered.
 const SKYFILES_REMEMBERED_MAX: u64 = 16_384;
 /// Blocks that are gone through below one denied block, to find the stretches of its file: a file of 256 GiB has as many.
+/// Of a larger one the whole skyfile is denied.
 const BLOCKS_BELOW_MAX: usize = 1 << 20;
+/// Files whose verdict is remembered.
+const FILES_REMEMBERED_MAX: u64 = 65_536;
+/// Interior nodes of a file that are looked through before its first byte: of 11 GiB in 256-KiB leaves, or 256 GiB in
+/// leaves of a MiB. The leaves of larger files are checked as they are read, and a denied one breaks the reply off.
+const FILE_NODES_MAX: usize = 256;
+/// Of them, read at once.
+const FILE_NODES_AT_ONCE: usize = 8;
 
 /// The lists in force.
 pub struct Denied {
     list: RwLock<Arc<DenyList>>,
-    /// Counts the lists that were in force; 0 while there are no rules at all.
+    /// Twice the number of lists that were in force so far, and one more while there are rules: no two versions are the same.
     version: AtomicU64,
     stretches: moka::sync::Cache<(Root, u64), Arc<[Stretch]>>,
+    files: moka::sync::Cache<(Vec<u8>, u64), Option<Arc<Reason>>>,
 }
 
 /// Bytes of a skyfile's content that are not served.
@@ -38,21 +55,27 @@ struct Stretch {
 
 impl Denied {
     pub fn new() -> Denied {
-        let stretches = moka::sync::Cache::new(SKYFILES_REMEMBERED_MAX);
-        Denied { list: RwLock::default(), version: AtomicU64::new(0), stretches }
+        Denied {
+            list: RwLock::default(),
+            version: AtomicU64::new(0),
+            stretches: moka::sync::Cache::new(SKYFILES_REMEMBERED_MAX),
+            files: moka::sync::Cache::new(FILES_REMEMBERED_MAX),
+        }
     }
 
     pub fn set(&self, list: DenyList) {
         let mut current = self.list.write().expect("no panic under this lock");
-        let next = self.version.load(Ordering::Acquire) + 1;
-        self.version.store(if list.is_empty() { 0 } else { next }, Ordering::Release);
-        self.stretches.invalidate_all();
+        let lists = self.version.load(Ordering::Acquire) / 2 + 1;
+        let rules = u64::from(!list.is_empty());
         *current = Arc::new(list);
+        self.version.store(2 * lists + rules, Ordering::Release);
+        self.stretches.invalidate_all();
+        self.files.invalidate_all();
     }
 
     /// Are there any rules? Costs one load.
     pub fn has_rules(&self) -> bool {
-        self.version.load(Ordering::Acquire) != 0
+        !self.version.load(Ordering::Acquire).is_multiple_of(2)
     }
 
     pub fn check(&self, subject: &Subject<'_>) -> Option<Reason> {
@@ -75,6 +98,64 @@ impl Denied {
 }
 
 impl Inner {
+    /// May this file be served? Asked before a reply's head, so that HEAD, conditions and ranges are refused like the whole.
+    /// What cannot be read does not count here: a part that does not need it is served.
+    pub async fn allow_file(self: &Arc<Self>, file: &FileSource, trace: &Arc<Trace>) -> Result<(), StoreError> {
+        if !self.denied.has_rules() {
+            return Ok(());
+        }
+        self.denied.allow(&file.cid)?;
+        if file.node.children.is_empty() {
+            return Ok(());
+        }
+        let key = (file.cid.hash().to_bytes(), self.denied.version.load(Ordering::Acquire));
+        let reason = match self.denied.files.get(&key) {
+            Some(reason) => reason,
+            None => {
+                let (reason, sure) = self.denied_leaf(&file.node, trace).await;
+                let reason = reason.map(Arc::new);
+                if sure {
+                    self.denied.files.insert(key, reason.clone());
+                }
+                reason
+            }
+        };
+        reason.map_or(Ok(()), |reason| Err(StoreError::denied((*reason).clone())))
+    }
+
+    /// Why a block below this node is denied, if one is that can be known, and whether asking again would give the same.
+    async fn denied_leaf(self: &Arc<Self>, top: &Arc<FileNode>, trace: &Arc<Trace>) -> (Option<Reason>, bool) {
+        let mut open = vec![top.clone()];
+        let mut reads = FuturesUnordered::new();
+        let mut waiting: Vec<Cid> = Vec::new();
+        let (mut seen, mut sure) = (HashSet::new(), true);
+        loop {
+            for node in std::mem::take(&mut open) {
+                for child in &node.children {
+                    if let Err(reason) = self.denied.allow_hash(child.cid.hash()) {
+                        return (Some(reason), true);
+                    }
+                    let interior = child.cid.codec() != codec::RAW && seen.len() < FILE_NODES_MAX;
+                    if interior && seen.insert(child.cid.hash().to_bytes()) {
+                        waiting.push(child.cid);
+                    }
+                }
+            }
+            while reads.len() < FILE_NODES_AT_ONCE
+                && let Some(cid) = waiting.pop()
+            {
+                reads.push(async move { self.index_block(&cid, trace).await.and_then(|block| Ok(parse_node(&cid, &block)?)) });
+            }
+            match reads.next().await {
+                None => return (None, sure),
+                Some(Ok(TreeNode::File(node))) => open.push(node),
+                Some(Ok(_)) => {}
+                Some(Err(StoreError::Denied(reason))) => return (Some(*reason), true),
+                Some(Err(_)) => sure = false,
+            }
+        }
+    }
+
     /// May these bytes of a skyfile's content be served? `Err` if they are denied under their skylink or their CIDs.
     pub async fn allow_stretch(self: &Arc<Self>, root: &Root, bytes: &Range<u64>, trace: &Arc<Trace>) -> Result<(), StoreError> {
         if !self.denied.has_rules() {
@@ -98,26 +179,105 @@ impl Inner {
 
     async fn denied_stretches(self: &Arc<Self>, root: &Root, trace: &Arc<Trace>) -> Result<Vec<Stretch>, StoreError> {
         let mut stretches = Vec::new();
-        for row in self.catalog.by_root(&root.0)? {
+        // In this order: a catalog that becomes complete in between may have got the pin after the look.
+        let complete = self.catalog.is_complete();
+        let rows = self.catalog.by_root(&root.0)?;
+        if rows.is_empty() {
+            // Which blocks these bytes are cannot be told.
+            return Err(if complete { StoreError::NotFound } else { StoreError::Rebuilding });
+        }
+        for row in rows {
             let open = self.open_pin(&row.key, &row.body, trace).await?;
+            if open.pin.pack.as_ref().is_some_and(|pack| pack.root == root.0) {
+                return Err(StoreError::NotFound);
+            }
             if let Some(reason) = open.pin.cid().and_then(|cid| self.denied.allow_hash(cid.hash()).err()) {
                 stretches.push(Stretch { bytes: 0..u64::MAX, reason });
                 continue;
             }
-            for (multihash, reason) in self.denied_blocks(&open) {
+            let blocks = self.denied_blocks(&open);
+            let first = blocks.first().map(|(_, reason)| reason.clone());
+            for (multihash, reason) in blocks {
                 self.stretches_below(&open, root, (multihash, reason), &mut stretches, trace).await?;
+            }
+            if let Some(reason) = first {
+                self.stretches_of_files(&open, root, &reason, &mut stretches, trace).await?;
             }
         }
         Ok(stretches)
     }
 
-    /// The blocks of a pin that are denied. Of blocks whose digest has not 32 bytes a pack keeps no CID; what imports them
-    /// makes no skyfile of files.
+    /// The blocks of a pin that are denied. Of blocks whose digest has not 32 bytes a pack keeps no CID: they come by import,
+    /// which makes no skyfile but the pack.
     fn denied_blocks(&self, open: &OpenPin) -> Vec<(Multihash, Reason)> {
         let in_pin = open.pin.rows.iter().filter_map(|row| Multihash::from_bytes(row.multihash_bytes()).ok());
         let rows = open.pack().into_iter().flat_map(|pack| pack.index.rows());
         let in_pack = rows.filter_map(|row| Multihash::wrap(row.code.into(), &row.key).ok());
         in_pin.chain(in_pack).filter_map(|hash| self.denied.allow_hash(&hash).err().map(|reason| (hash, reason))).collect()
+    }
+
+    /// Where the files lie that hold a denied block, by the skyfile's own list. A block that stands in several files has one
+    /// row, and so one place, in a pack; but its bytes are in each of them.
+    async fn stretches_of_files(
+        self: &Arc<Self>,
+        open: &OpenPin,
+        root: &Root,
+        some_reason: &Reason,
+        stretches: &mut Vec<Stretch>,
+        trace: &Arc<Trace>,
+    ) -> Result<(), StoreError> {
+        let skyfile = open.pin.skyfiles.iter().find(|skyfile| skyfile.root == root.0);
+        let (Some(top), Some(skyfile)) = (open.pin.cid(), skyfile) else { return Ok(()) };
+        let head = self.skyfile_head(*root, skyfile.used, trace).await?;
+        let subfiles = &head.head.metadata.subfiles;
+        let mut waiting: Vec<(String, Cid, Option<Reason>)> = vec![(String::new(), top, None)];
+        let mut looked_at = 0;
+        while let Some((path, cid, above)) = waiting.pop() {
+            let reason = above.or_else(|| self.denied.allow_hash(cid.hash()).err());
+            looked_at += 1;
+            if looked_at > BLOCKS_BELOW_MAX {
+                stretches.push(Stretch { bytes: 0..u64::MAX, reason: some_reason.clone() });
+                return Ok(());
+            }
+            let (below, reason) = self.look_into(open, &path, &cid, reason, trace).await?;
+            waiting.extend(below);
+            if let Some(reason) = reason {
+                let bytes = subfiles.get(&path).map_or(0..u64::MAX, |file| file.offset_bytes..file.offset_bytes + file.len_bytes);
+                stretches.push(Stretch { bytes, reason });
+            }
+        }
+        Ok(())
+    }
+
+    /// What a folder holds, with the reason that forbids all of it; or why a file is forbidden.
+    async fn look_into(
+        self: &Arc<Self>,
+        open: &OpenPin,
+        path: &str,
+        cid: &Cid,
+        reason: Option<Reason>,
+        trace: &Arc<Trace>,
+    ) -> Result<(Vec<(String, Cid, Option<Reason>)>, Option<Reason>), StoreError> {
+        if cid.codec() != codec::DAG_PB {
+            return Ok((Vec::new(), reason));
+        }
+        let Some(located) = self.find_row(open, &cid.hash().to_bytes(), cid.hash())? else { return Ok((Vec::new(), reason)) };
+        let block = self.assemble_index(&located, trace).await?;
+        let below = |name: &[u8]| {
+            let name = String::from_utf8_lossy(name);
+            if path.is_empty() { name.into_owned() } else { format!("{path}/{name}") }
+        };
+        Ok(match parse_node(cid, &block)? {
+            TreeNode::Dir(dir) => (dir.links().iter().map(|link| (below(&link.name), link.cid, reason.clone())).collect(), None),
+            TreeNode::Shard(shard) => {
+                let entries = shard.entries().map(|(name, cid, _)| (below(&name), cid, reason.clone()));
+                let shards = shard.subshards().map(|cid| (path.to_owned(), cid, reason.clone()));
+                (entries.chain(shards).collect(), None)
+            }
+            TreeNode::File(_) if reason.is_some() => (Vec::new(), reason),
+            TreeNode::File(file) => (Vec::new(), self.denied_leaf(&file, trace).await.0),
+            _ => (Vec::new(), None),
+        })
     }
 
     /// Where the bytes of a denied block and of all below it lie in the skyfile.
@@ -129,11 +289,16 @@ impl Inner {
         stretches: &mut Vec<Stretch>,
         trace: &Arc<Trace>,
     ) -> Result<(), StoreError> {
-        let mut seen = std::collections::HashSet::new();
+        let mut seen = HashSet::new();
         let mut waiting = vec![top];
         while let Some(multihash) = waiting.pop() {
-            if !seen.insert(multihash.to_bytes()) || seen.len() > BLOCKS_BELOW_MAX {
+            if !seen.insert(multihash.to_bytes()) {
                 continue;
+            }
+            if seen.len() > BLOCKS_BELOW_MAX {
+                tracing::warn!(list = %reason.list, line = reason.line, "more lies below a denied block than is looked through: the whole upload is denied");
+                stretches.push(Stretch { bytes: 0..u64::MAX, reason });
+                return Ok(());
             }
             let Some(located) = self.find_row(open, &multihash.to_bytes(), &multihash)? else { continue };
             if let Some(bytes) = located.stretch_of(root) {
@@ -148,5 +313,24 @@ impl Inner {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An empty list in between must not bring an old number back: what was found out under it would count again.
+    #[test]
+    fn no_two_lists_have_the_same_version() {
+        let denied = Denied::new();
+        let mut seen = HashSet::from([denied.version.load(Ordering::Acquire)]);
+        for text in ["/ipns/a.example", "", "/ipns/b.example", "", "", "/ipns/c.example"] {
+            let mut list = DenyList::new();
+            list.add_list("test", text).expect("a list");
+            denied.set(list);
+            assert_eq!(denied.has_rules(), !text.is_empty());
+            assert!(seen.insert(denied.version.load(Ordering::Acquire)), "a version came twice");
+        }
     }
 }

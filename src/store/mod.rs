@@ -23,6 +23,7 @@ mod stream;
 mod upkeep;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
@@ -250,6 +251,17 @@ impl Store {
     /// Which rule forbids this, if one does. Blocks are asked for by this room itself; paths and names are the caller's.
     pub fn denied(&self, subject: &Subject<'_>) -> Option<Reason> {
         self.inner.denied.check(subject)
+    }
+
+    /// May this file be served, whatever part of it is asked for? [`FileSource`]s that are streamed are checked block by block
+    /// as well.
+    pub async fn allow_file(&self, file: &FileSource, trace: &Arc<Trace>) -> Result<(), StoreError> {
+        self.inner.allow_file(file, trace).await
+    }
+
+    /// The same for a stretch of a skyfile's content.
+    pub async fn allow_stretch(&self, skyfile: &OpenSkyfile, bytes: &Range<u64>, trace: &Arc<Trace>) -> Result<(), StoreError> {
+        self.inner.allow_stretch(&skyfile.root, bytes, trace).await
     }
 
     /// Are there any rules?

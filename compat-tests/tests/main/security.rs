@@ -2,7 +2,7 @@
 //! not in its power, nor is the key.
 
 use compat_tests::content::Content;
-use compat_tests::{Gateway, wire};
+use compat_tests::{Gateway, Options, wire};
 use std::os::unix::fs::PermissionsExt;
 
 /// Every route of the admin listener but `/health`.
@@ -222,5 +222,26 @@ async fn replies_do_not_name_hosts_or_places() {
         let text: String = answer.headers.iter().map(|(name, value)| format!("{name}: {value}\n")).collect();
         let shown = text + &if answer.body.len() < 100_000 { answer.text() } else { String::new() };
         assert!(!shown.contains(&place) && !ids.iter().any(|id| shown.contains(id.as_str())), "{target}: {shown}");
+    }
+}
+
+/// One address that asks without end gets 429 with a time to wait; others, and this machine itself, are served on.
+#[tokio::test]
+async fn requests_of_one_address_are_limited_over_time() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let gateway = Gateway::start_with(&folder.path().join("data"), &Options::config("[limits]\nrequests_per_second = 1\n"));
+    // Ten seconds' worth at once, and one more each second that the test takes.
+    let ask = async |address: &str| gateway.ask("GET", "/ipfs/bafkqaaa", &[&format!("X-Forwarded-For: {address}")]).await;
+    let refused = compat_tests::until("it has had enough", std::time::Duration::from_secs(60), async || {
+        let answer = ask("203.0.113.7").await;
+        if answer.status == 429 { Ok(answer) } else { Err(format!("{}", answer.status)) }
+    });
+    let refused = refused.await;
+    let wait: u64 = refused.header("retry-after").expect("a time").parse().expect("seconds");
+    assert!((1..=2).contains(&wait), "{wait}");
+    assert_eq!(refused.header("access-control-allow-origin").as_deref(), Some("*"));
+    assert_eq!(ask("203.0.113.8").await.status, 200);
+    for _ in 0..30 {
+        assert_eq!(gateway.get("/ipfs/bafkqaaa").await.status, 200, "this machine has no limit");
     }
 }

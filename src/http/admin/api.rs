@@ -8,11 +8,11 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, RawQuery, State};
 use axum::response::{IntoResponse, Response};
-use futures::StreamExt;
 use serde_json::{Value, json};
 
 use crate::address::Address;
 use crate::http::ask::{parameter, text};
+use crate::http::pace::watch_upload;
 use crate::http::refusal::Refusal;
 use crate::http::services::{Readiness, Services};
 
@@ -105,7 +105,7 @@ pub async fn add(State(services): Shared, headers: HeaderMap, body: Body) -> Res
             _ => return Err(Refusal::BadHeader("Idempotency-Key").into()),
         },
     };
-    let stream = body.into_data_stream().map(|chunk| chunk.map_err(std::io::Error::other)).boxed();
+    let stream = watch_upload(body.into_data_stream());
     let report = services.operations.add(stream, key).await.map_err(Refusal::from)?;
     Ok(Json(json!({
         "cid": report.cid.to_string(),
@@ -128,7 +128,7 @@ pub async fn import(
         return Err(Refusal::BadHeader("Content-Type").into());
     }
     let name = query.as_deref().and_then(|query| parameter(query, "name"));
-    let stream = body.into_data_stream().map(|chunk| chunk.map_err(std::io::Error::other)).boxed();
+    let stream = watch_upload(body.into_data_stream());
     let report = services.operations.import(stream, name).await.map_err(Refusal::from)?;
     Ok(Json(json!({
         "roots": report.roots.iter().map(ToString::to_string).collect::<Vec<_>>(),

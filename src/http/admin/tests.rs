@@ -142,7 +142,7 @@ async fn names() {
     let key = "k51qzi5uqu5dlkw8pxuw9qmqayfdeh4kfebhmreauqdc6a7c3y7d5i9fi8mk9w";
     let mut memory = Memory::default();
     let pointee = Pointee::Ipfs { root: parse_cid(ABSENT).expect("a CID"), path: SitePath::parse("/a b").expect("a path") };
-    let resolved = Resolved { pointee, ttl: Some(Duration::from_secs(60)), found_at: SystemTime::UNIX_EPOCH };
+    let resolved = Resolved { pointee, names: Vec::new(), ttl: Some(Duration::from_secs(60)), found_at: SystemTime::UNIX_EPOCH };
     memory.names.insert("site.example".to_owned(), resolved);
     let server = start(memory).await;
     let long = vec![1; 10 * 1024 + 1];

@@ -17,7 +17,7 @@ use super::super::refusal::Refusal;
 use super::super::reply::{Clock, Reply, ReplyBody, made_on_the_way, stamp};
 use super::super::services::{Content, Services};
 use super::headers::{self, Kind};
-use super::{Target, block_at, store_error};
+use super::{Target, block_at, check_block, check_entity, store_error};
 use crate::address::{Cid, SitePath, TrailingSlash, codec};
 use crate::measure::Trace;
 use crate::site::car_walk::{CarStep, CarWalk, Dups, EntityBytes, Scope};
@@ -99,6 +99,11 @@ pub async fn reply(services: &Services, ask: &Ask, target: &Target, clock: &Cloc
     let car = CarAsk::read(ask)?;
     let (end, roots) = block_at(services, ask, target, clock).await?;
     let way = way_to(services.content.as_ref(), target, end, &clock.trace).await?;
+    if car.scope == Scope::Block {
+        check_block(services, &end)?;
+    } else {
+        check_entity(services, &end, clock).await?;
+    }
     check_bytes_asked(services, car, &end, clock).await?;
     let kind = Kind { media_type: car.media_type(), disposition: Disposition::Attachment, extension: "car" };
     let dups = if car.dups == Dups::Kept { "y" } else { "n" };

@@ -4,7 +4,7 @@ use ::http::header::{self, HeaderMap, HeaderValue};
 
 use super::super::ask::{Ask, FormatBy};
 use super::super::plan::{self, CACHE_IMMUTABLE, Disposition, X_IPFS_PATH, X_IPFS_ROOTS, ascii};
-use super::{Target, content_path_text, insert_cors};
+use super::{Target, content_path_text, insert_cors, on_this_host};
 use crate::address::Cid;
 
 /// Media type, and how a browser shall take it.
@@ -49,7 +49,7 @@ pub fn of_format(ask: &Ask, target: &Target, (cid, roots): (&Cid, &[Cid]), kind:
 /// Where the same reply is to be had by URL alone, when the format came by Accept.
 fn content_location(ask: &Ask, parameters: &[(&str, &str)]) -> Option<HeaderValue> {
     let FormatBy::Accept = ask.format_by else { return None };
-    let mut location = format!("{}?format={}", ask.path, ask.format.name());
+    let mut location = format!("{}?format={}", on_this_host(&ask.path), ask.format.name());
     for (name, value) in parameters.iter().filter(|(name, _)| ask.parameter(name).is_none()) {
         location.push_str(&format!("&{name}={value}"));
     }

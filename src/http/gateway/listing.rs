@@ -18,7 +18,7 @@ use super::super::plan::{CACHE_LISTING, ascii, not_modified};
 use super::super::refusal::Refusal;
 use super::super::reply::{Clock, Reply, ReplyBody, made_here, made_on_the_way, stamp};
 use super::super::services::{Content, Services};
-use super::{Target, store_error};
+use super::{Target, on_this_host, store_error};
 
 /// Rows of one listing. A page of a million rows is about 350 MB of HTML and of no use to a browser; what is cut says so.
 const ROWS_MAX: usize = 1_000_000;
@@ -55,7 +55,7 @@ pub async fn reply(services: &Services, ask: &Ask, clock: &Clock, listed: Listed
         namespace: target.namespace.as_str(),
         root_text: target.root_text.clone(),
         segments: target.path.segments()[target.hidden..].to_vec(),
-        request_path: ask.path.clone(),
+        request_path: on_this_host(&ask.path).into_owned(),
         links: match &target.place {
             Place::Path => ListingLinks::Here,
             Place::Subdomain { gateway, .. } => ListingLinks::Gateway { host: gateway.clone() },

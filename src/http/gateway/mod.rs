@@ -12,6 +12,7 @@ mod target;
 
 pub use target::{ContentPath, Moving, Target, content_path_text};
 
+use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
@@ -20,17 +21,18 @@ use ::http::{Method, Response, StatusCode};
 use bytes::Bytes;
 
 use crate::address::{Cid, SitePath, codec};
-use crate::deny::Subject;
+use crate::deny::{Reason, Subject};
+use crate::names::NameOnTheWay;
 use crate::site::SiteError;
-use crate::site::unixfs::Answer;
+use crate::site::unixfs::{Answer, INDEX_NAME};
 use crate::store::{FileSource, StoreError};
-use crate::tree::{FileNode, Mtime};
+use crate::tree::{FileNode, Mtime, TreeNode, parse_node};
 
 use super::ask::{Ask, Format, Namespace, Place};
 use super::plan::{self, CACHE_IMMUTABLE, Disposition, Representation, ascii};
 use super::refusal::Refusal;
 use super::reply::{BodySource, Clock, Delivery, FilePlan, Reply, ReplyBody, made_here, stamp};
-use super::services::Services;
+use super::services::{Content, Services};
 use super::walk::walk;
 use headers::Kind;
 
@@ -44,7 +46,7 @@ pub async fn answer(services: &Services, ask: &Ask, clock: &Clock) -> Result<Rep
     }
     // With rules in force the path is looked at first: ready answers know nothing of them.
     let ruled = services.content.has_deny_rules();
-    let ready = || if ask.is_plain() { services.answers.get(&ask.path) } else { None };
+    let ready = || if ask.is_plain() { services.answers.get(&ask.path, clock) } else { None };
     if !ruled && let Some(plan) = ready() {
         return deliver(services, ask, clock, &plan).await;
     }
@@ -66,7 +68,7 @@ pub async fn answer(services: &Services, ask: &Ask, clock: &Clock) -> Result<Rep
     }
     let target = Target::of(services, ask, content_path).await?;
     if ruled && target.namespace == Namespace::Ipns {
-        check_rules(services, &target.fixed_path())?;
+        check_target(services, &target, &target.asked_names())?;
     }
     let reply = match ask.format {
         Format::Deserialized | Format::Json | Format::Cbor => deserialized(services, ask, &target, clock).await,
@@ -92,9 +94,52 @@ fn check_rules(services: &Services, content_path: &ContentPath) -> Result<(), Re
     services.content.denied(&subject).map_or(Ok(()), |reason| Err(Refusal::Denied(Box::new(reason))))
 }
 
+/// The same for `below`, decoded, a path in what the address names, under all names that lead there.
+fn check_target(services: &Services, target: &Target, below: &str) -> Result<(), Refusal> {
+    let content = services.content.as_ref();
+    let reason = if content.has_deny_rules() { denied(content, target, below) } else { None };
+    reason.map_or(Ok(()), |reason| Err(Refusal::Denied(Box::new(reason))))
+}
+
+/// Which rule forbids it.
+fn denied(content: &dyn Content, target: &Target, below: &str) -> Option<Reason> {
+    let path = |above: String| format!("{above}/{below}").trim_matches('/').to_owned();
+    let of_name = |NameOnTheWay { name, below: above }: &NameOnTheWay| {
+        content.denied(&Subject::Ipns { name, path: &path(above.segments().join("/")) })
+    };
+    let of_names = target.names.iter().find_map(of_name);
+    of_names.or_else(|| content.denied(&Subject::Ipfs { root: &target.root, path: &path(target.hidden_names()) }))
+}
+
+/// Rules about one block.
+fn check_block(services: &Services, cid: &Cid) -> Result<(), Refusal> {
+    let denied = services.content.denied(&Subject::Ipfs { root: cid, path: "" });
+    denied.map_or(Ok(()), |reason| Err(Refusal::Denied(Box::new(reason))))
+}
+
+/// Rules about the block at the end of a path, and those below it if it is a file. For formats that would not read them
+/// all before their head leaves.
+async fn check_entity(services: &Services, cid: &Cid, clock: &Clock) -> Result<(), Refusal> {
+    let content = services.content.as_ref();
+    if !content.has_deny_rules() {
+        return Ok(());
+    }
+    check_block(services, cid)?;
+    if cid.codec() == codec::DAG_PB
+        && let TreeNode::File(node) = parse_node(cid, &content.index_block(cid, &clock.trace).await?).map_err(SiteError::from)?
+    {
+        content.allow_file(&FileSource { cid: *cid, node }, &clock.trace).await?;
+    }
+    Ok(())
+}
+
 /// Files and directories; blocks of data as they are.
 async fn deserialized(services: &Services, ask: &Ask, target: &Target, clock: &Clock) -> Result<Reply, Refusal> {
     let answer = walk(services.content.as_ref(), target.root, target.path.clone(), &clock.trace).await?;
+    if let Answer::File { dir: Some(_), .. } | Answer::RawBlock { dir: Some(_), .. } = &answer {
+        // It was asked for by the name of its folder.
+        check_target(services, target, &format!("{}/{INDEX_NAME}", target.asked_names()))?;
+    }
     reply_to(services, ask, target, clock, answer).await
 }
 
@@ -200,7 +245,7 @@ async fn send_file(
     };
     let plan = Arc::new(plan);
     if ask.is_plain() {
-        services.answers.put(&ask.path, plan.clone());
+        services.answers.put(&ask.path, plan.clone(), clock);
     }
     Delivery { services, method: &ask.method, conditions: &ask.conditions, clock, status }.send(&plan).await
 }
@@ -292,7 +337,8 @@ async fn block_at(services: &Services, ask: &Ask, target: &Target, clock: &Clock
 
 /// A redirect to `to` on this host, with the query kept.
 fn redirect(status: StatusCode, ask: &Ask, target: &Target, clock: &Clock, to: &str) -> Reply {
-    let location = ask.query.as_ref().map_or_else(|| to.to_owned(), |query| format!("{to}?{query}"));
+    let to = on_this_host(to);
+    let location = ask.query.as_ref().map_or_else(|| to.clone().into_owned(), |query| format!("{to}?{query}"));
     let mut reply = made_here(
         status,
         "text/plain; charset=utf-8",
@@ -307,6 +353,14 @@ fn redirect(status: StatusCode, ask: &Ask, target: &Target, clock: &Clock, to: &
     }
     stamp(reply.headers_mut(), clock, clock.started.elapsed());
     reply
+}
+
+/// A path as a link or a Location: one that begins with two slashes would name another host there.
+fn on_this_host(path: &str) -> Cow<'_, str> {
+    match path.as_bytes() {
+        [b'/', b'/' | b'\\', ..] => format!("/{}", path.trim_start_matches(['/', '\\'])).into(),
+        _ => path.into(),
+    }
 }
 
 /// Streams fail with the store's errors; a bad shard is bad stored data like any other.

@@ -11,10 +11,10 @@ use super::super::refusal::Refusal;
 use super::super::reply::{Clock, Reply, made_here, stamp};
 use super::super::services::Services;
 use super::super::walk::walk;
-use super::{FileFound, Target, file_of, send_file};
+use super::{FileFound, Target, check_target, file_of, send_file};
 use crate::address::{SitePath, TrailingSlash};
 use crate::site::redirects::{Found, REDIRECTS_BYTES_MAX, REDIRECTS_NAME, Redirects, RedirectsError};
-use crate::site::unixfs::Answer;
+use crate::site::unixfs::{Answer, INDEX_NAME};
 
 /// What the site says of a path that it does not have: its own rule's answer, or that `missing` is not there.
 pub async fn on_missing(services: &Services, ask: &Ask, target: &Target, clock: &Clock, missing: String) -> Result<Reply, Refusal> {
@@ -47,7 +47,7 @@ async fn read(services: &Services, target: &Target, clock: &Clock) -> Result<Opt
 
 /// The file at a decoded path of the site, whose root is below the names that a pointer hides.
 async fn find(services: &Services, target: &Target, clock: &Clock, path: &str) -> Result<Option<FileFound>, Refusal> {
-    let hidden = target.path.segments()[..target.hidden].join("/");
+    let hidden = target.hidden_names();
     let parse = |text: String| SitePath::from_decoded(&text).map_err(|error| Refusal::BadPath { path: text.clone(), error });
     let path = parse(format!("{hidden}/{path}"))?;
     let content = services.content.as_ref();
@@ -67,7 +67,13 @@ async fn send(
     status: StatusCode,
     path: &str,
 ) -> Result<Reply, Refusal> {
+    let names = path.trim_matches('/');
+    check_target(services, target, names)?;
     match find(services, target, clock, path).await? {
+        Some(found) if found.dir.is_some() => {
+            check_target(services, target, &format!("{names}/{INDEX_NAME}"))?;
+            send_file(services, ask, target, clock, status, found).await
+        }
         Some(found) => send_file(services, ask, target, clock, status, found).await,
         None => Err(Refusal::NoSuchPath { missing: path.trim_start_matches('/').to_owned() }),
     }

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use ::http::header::HeaderValue;
 
 use crate::address::{Address, Cid, SitePath};
-use crate::names::{Pointee, Resolved};
+use crate::names::{NameOnTheWay, Pointee, Resolved};
 
 use super::super::ask::{Ask, Namespace, Place};
 use super::super::plan::ascii;
@@ -24,6 +24,8 @@ pub struct Target {
     pub path: SitePath,
     /// Names of `path` that came from the pointer and do not stand in the URL.
     pub hidden: usize,
+    /// `/ipns/` only: the names that lead here, the asked one first.
+    pub names: Vec<NameOnTheWay>,
     /// `/ipns/` only: how long what is told holds.
     pub moving: Option<Moving>,
     /// Where the address stood.
@@ -84,10 +86,11 @@ impl Target {
     pub async fn of(services: &Services, ask: &Ask, content_path: ContentPath) -> Result<Target, Refusal> {
         match content_path {
             ContentPath::Ipfs { root, root_text, path } => {
-                Ok(Target { namespace: Namespace::Ipfs, root, root_text, path, hidden: 0, moving: None, place: ask.place.clone() })
+                let (namespace, place) = (Namespace::Ipfs, ask.place.clone());
+                Ok(Target { namespace, root, root_text, path, hidden: 0, names: Vec::new(), moving: None, place })
             }
             ContentPath::Ipns { name, path } => {
-                let Resolved { pointee, ttl, found_at } = services.names.resolve(&name).await?;
+                let Resolved { pointee, names, ttl, found_at } = services.names.resolve(&name).await?;
                 match pointee {
                     Pointee::Ipfs { root, path: above } => Ok(Target {
                         namespace: Namespace::Ipns,
@@ -95,6 +98,7 @@ impl Target {
                         root_text: name,
                         hidden: above.segments().len(),
                         path: above.join(&path).map_err(|error| ask.bad_path(error))?,
+                        names,
                         moving: Some(Moving { ttl, found_at }),
                         place: ask.place.clone(),
                     }),
@@ -104,9 +108,14 @@ impl Target {
         }
     }
 
-    /// Where it is, once names are resolved.
-    pub fn fixed_path(&self) -> ContentPath {
-        ContentPath::Ipfs { root: self.root, root_text: self.root.to_string(), path: self.path.clone() }
+    /// The names of the path that stand in the URL, decoded.
+    pub fn asked_names(&self) -> String {
+        self.path.segments()[self.hidden..].join("/")
+    }
+
+    /// Those before them, which the pointer hides.
+    pub fn hidden_names(&self) -> String {
+        self.path.segments()[..self.hidden].join("/")
     }
 
     /// The cache rule of a reply whose rule is `immutable` when the address never changes. Under a name it is the name's

@@ -39,6 +39,20 @@ fn dag_empty(_: &Cid) -> Cid {
     crate::address::parse_cid("bafkqaaa").expect("a CID")
 }
 
+/// Slashes in front count as one, and must not make another host of a folder's name.
+#[tokio::test]
+async fn a_folder_is_never_another_host() {
+    let (memory, root) = site();
+    let server = start(memory).await;
+    let host = format!("Host: {root}.ipfs.localhost");
+    for (target, location) in [("/indexed", "/indexed/"), ("//indexed", "/indexed/"), ("///indexed?a=b", "/indexed/?a=b")] {
+        let answer = server.get(target, &[&host]).await;
+        assert_eq!((answer.status, answer.header("location")), (301, Some(location)), "{target}");
+    }
+    let listing = server.get("//%C4%85/", &[&host]).await.text();
+    assert!(listing.contains("href=\"/%C4%85/long.bin\""), "{listing}");
+}
+
 #[tokio::test]
 async fn files_and_their_headers() {
     let (memory, root) = site();

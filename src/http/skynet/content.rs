@@ -29,7 +29,7 @@ pub async fn answer(services: &Services, ask: &Ask, clock: &Clock) -> Result<Rep
         return Ok(reply);
     }
     // A query can change anything, so only plain answers are kept ready.
-    let ready = if ask.is_plain() { services.answers.get(&ask.path) } else { None };
+    let ready = if ask.is_plain() { services.answers.get(&ask.path, clock) } else { None };
     if let Some(plan) = ready {
         return send(services, ask, clock, &ask.conditions, StatusCode::OK, &plan).await;
     }
@@ -46,7 +46,7 @@ pub async fn answer(services: &Services, ask: &Ask, clock: &Clock) -> Result<Rep
             let plan = Arc::new(plan_of(&skyfile, &link, &file, &query));
             let status = StatusCode::from_u16(file.status).unwrap_or(StatusCode::OK);
             if ask.is_plain() && status == StatusCode::OK && may_be_kept(ask, &path_text, &skyfile) {
-                services.answers.put(&ask.path, plan.clone());
+                services.answers.put(&ask.path, plan.clone(), clock);
             }
             let conditions = query.conditions(&ask.conditions);
             send(services, ask, clock, &conditions, status, &plan).await
