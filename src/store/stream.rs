@@ -85,6 +85,11 @@ impl Store {
         stream::once(allowed).filter_map(|allowed| std::future::ready(allowed.err().map(Err))).chain(body).boxed()
     }
 
+    /// May these bytes of a skyfile's content be served?
+    pub async fn allow_skyfile(&self, skyfile: &OpenSkyfile, bytes: Range<u64>, trace: &Arc<Trace>) -> Result<(), StoreError> {
+        self.inner.allow_stretch(&skyfile.root, &bytes, trace).await
+    }
+
     fn read_ahead(&self, reads: BoxStream<'static, Result<Read, StoreError>>, read_bytes: u64, trace: Arc<Trace>) -> BodyStream {
         let ahead = (READ_AHEAD_BYTES / read_bytes.max(1)).clamp(1, READS_AHEAD_MAX) as usize;
         let store = self.clone();

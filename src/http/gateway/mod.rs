@@ -6,11 +6,11 @@ mod data;
 mod headers;
 pub(super) mod ipns_record;
 mod listing;
-mod redirects;
+pub(super) mod redirects;
 mod tar;
 mod target;
 
-pub use target::{ContentPath, Moving, Target, content_path_text};
+pub use target::{ContentPath, Moving, Pointed, Target, content_path_text};
 
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
@@ -26,11 +26,12 @@ use crate::site::unixfs::Answer;
 use crate::store::{FileSource, StoreError};
 use crate::tree::{FileNode, Mtime};
 
-use super::ask::{Ask, Format, Namespace, Place};
+use super::ask::{Ask, Format, FormatBy, Namespace, Place};
 use super::plan::{self, CACHE_IMMUTABLE, Disposition, Representation, ascii};
-use super::refusal::Refusal;
+use super::refusal::{Refusal, SkyRefusal};
 use super::reply::{BodySource, Clock, Delivery, FilePlan, Reply, ReplyBody, made_here, stamp};
 use super::services::Services;
+use super::skynet;
 use super::walk::walk;
 use headers::Kind;
 
@@ -64,7 +65,10 @@ pub async fn answer(services: &Services, ask: &Ask, clock: &Clock) -> Result<Rep
     if ask.format == Format::IpnsRecord {
         return ipns_record::reply(services, ask, &content_path, clock).await;
     }
-    let target = Target::of(services, ask, content_path).await?;
+    let target = match Pointed::of(services, ask, content_path).await? {
+        Pointed::Dag(target) => target,
+        Pointed::Skyfile(target) => return skyfile(services, ask, &target, clock).await,
+    };
     if ruled && target.namespace == Namespace::Ipns {
         check_rules(services, &target.fixed_path())?;
     }
@@ -79,6 +83,15 @@ pub async fn answer(services: &Services, ask: &Ask, clock: &Clock) -> Result<Rep
     match reply {
         Err(Refusal::Store(error)) if ask.only_if_cached && is_absent(&error) => Err(Refusal::NotAtHand),
         reply => reply,
+    }
+}
+
+/// A name that points to a skylink. Skyfiles have no blocks, so a format of blocks that stands in the URL is refused; an
+/// Accept may name others beside it.
+async fn skyfile(services: &Services, ask: &Ask, target: &skynet::Target, clock: &Clock) -> Result<Reply, Refusal> {
+    match (ask.format, ask.format_by) {
+        (Format::Deserialized, _) | (_, FormatBy::Accept) => skynet::content::answer_target(services, ask, target, clock).await,
+        (format, _) => Err(SkyRefusal::NoDag { format: format.name() }.into()),
     }
 }
 
