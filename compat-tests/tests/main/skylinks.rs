@@ -130,7 +130,7 @@ async fn headers_of_one_file() {
     assert_eq!((preflight.status, preflight.header("access-control-max-age").as_deref()), (204, Some("1728000")));
     let landing = portal.gateway.ask("HEAD", "/", &[]).await;
     assert_eq!((landing.status, landing.header("skynet-portal-api")), (200, Some(host)), "clients look for it");
-    assert_eq!(portal.gateway.ask("POST", "/skynet/skyfile", &["Content-Length: 0"]).await.status, 405);
+    assert_eq!(portal.gateway.ask("POST", &target, &["Content-Length: 0"]).await.status, 405);
 }
 
 /// base32 is the same link, in any case.

@@ -11,7 +11,7 @@ use crate::address::{AddressError, SitePath};
 use crate::site::content_type;
 use crate::site::skynet::{ArchiveFile, ArchiveFormat, RootSlash, SkyAnswer, SkyArchive, SkyAsk, SkyFile, etag, resolve};
 
-use crate::http::ask::{Ask, SkyPath};
+use crate::http::ask::{Ask, Place, SkyPath};
 use crate::http::plan::{self, Conditions, Disposition, Representation, ascii};
 use crate::http::refusal::Refusal;
 use crate::http::reply::{BodySource, Clock, Delivery, FilePlan, Reply, made_here, stamp};
@@ -30,15 +30,14 @@ pub async fn answer(services: &Services, ask: &Ask, clock: &Clock) -> Result<Rep
     if ask.method == Method::OPTIONS {
         return Ok(no_content());
     }
-    let target = Target::of(ask)?;
     // A query can change anything, so only plain answers are kept ready; rules of the operator's they know nothing of.
     if ask.is_plain()
         && !services.content.has_deny_rules()
-        && let Some(plan) = services.answers.get(&target.key())
+        && let Some(plan) = services.answers.get(&ready_key(ask))
     {
         return send(services, ask, clock, &ask.conditions, StatusCode::OK, &plan).await;
     }
-    answer_target(services, ask, &target, clock).await
+    answer_target(services, ask, &Target::of(ask)?, clock).await
 }
 
 /// The same below another route of the portal: `path` is the end of the request's.
@@ -87,7 +86,7 @@ async fn answer_query(services: &Services, ask: &Ask, target: &Target, query: &S
             let plan = Arc::new(request.plan_of_file(&file).await?);
             let status = StatusCode::from_u16(file.status).unwrap_or(StatusCode::OK);
             if status == StatusCode::OK && request.may_be_kept() {
-                services.answers.put(&target.key(), plan.clone());
+                services.answers.put(&ready_key(ask), plan.clone());
             }
             request.send(status, &plan).await
         }
@@ -97,6 +96,14 @@ async fn answer_query(services: &Services, ask: &Ask, target: &Target, query: &S
         }
         SkyAnswer::Archive(archive) => archive::reply(&request, &archive).await,
         SkyAnswer::NotFound => Err(Refusal::NoSuchPath { missing: path }),
+    }
+}
+
+/// Link and path, as they stand on a path of a portal.
+fn ready_key(ask: &Ask) -> Cow<'_, str> {
+    match &ask.place {
+        Place::Skylink { link, .. } => format!("/{link}{}", ask.path).into(),
+        Place::Path | Place::Subdomain { .. } | Place::DnsLink { .. } => ask.path.as_str().into(),
     }
 }
 

@@ -95,3 +95,58 @@ fn timeout(ask: &Ask) -> Result<Duration, Refusal> {
         _ => Err(Refusal::BadQuery("timeout is from 1 to 900 seconds")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ::http::Request;
+
+    use super::*;
+    use crate::http::ask::Trust;
+
+    fn read(query: &str, range: Option<&str>) -> Result<SkyQuery, Refusal> {
+        let mut request = Request::builder().uri(format!("/AAB1QJWQV0y2ynDXnJvOt0uh-THq-pJj2_layW5fjPXhTQ?{query}"));
+        if let Some(range) = range {
+            request = request.header("range", range);
+        }
+        SkyQuery::read(&Ask::read(&request.body(()).expect("a request").into_parts().0, Trust::Itself)?)
+    }
+
+    /// `skynet.md` 5.
+    #[test]
+    fn parameters() {
+        for (query, range, timeout_s) in [
+            ("", None, Some((None, 30))),
+            ("timeout=1", None, Some((None, 1))),
+            ("timeout=900", None, Some((None, 900))),
+            ("timeout=901", None, None),
+            ("timeout=0", None, None),
+            ("timeout=x", None, None),
+            ("start=0&end=0", None, Some((Some("bytes=0-0"), 30))),
+            ("start=1&end=9", Some("bytes=0-1"), None),
+            ("start=9&end=1", None, None),
+            ("start=1", None, None),
+            ("end=1", None, None),
+            ("start=1&end=18446744073709551616", None, None),
+            ("priceperms=1&no-response-metadata=true", None, Some((None, 30))),
+        ] {
+            let found = read(query, range);
+            match timeout_s {
+                None => assert_eq!(found.expect_err(query).row().status, 400, "{query}"),
+                Some((range, seconds)) => {
+                    let found = found.unwrap_or_else(|error| panic!("{query}: {error}"));
+                    assert_eq!((found.range.as_deref(), found.timeout.as_secs()), (range, seconds), "{query}");
+                }
+            }
+        }
+    }
+
+    /// A wait that ends is no absence.
+    #[tokio::test(start_paused = true)]
+    async fn a_wait_ends_in_time() {
+        let query = read("timeout=2", None).expect("good");
+        let begun = tokio::time::Instant::now();
+        let refusal = query.within::<()>(std::future::pending()).await.expect_err("in time");
+        assert_eq!((begun.elapsed(), refusal.row().status.as_u16()), (Duration::from_secs(2), 504));
+        assert_eq!(query.within(async { Ok(7) }).await.ok(), Some(7));
+    }
+}

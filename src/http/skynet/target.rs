@@ -61,10 +61,4 @@ impl Target {
         let ttl = self.moving.and_then(|moving| moving.ttl)?;
         Some(ascii(format!("public, max-age={}", ttl.as_secs())))
     }
-
-    /// What a ready answer is kept by: link and path as they stand on a path of a portal. An address without a path is
-    /// answered apart.
-    pub fn key(&self) -> String {
-        format!("/{}{}", self.link, self.path_text)
-    }
 }
