@@ -63,6 +63,11 @@ impl Skylink {
         Skylink::from_bytes(&bytes)
     }
 
+    /// Has the text the form of base32, as labels of hosts have it? In any case; whether it is a skylink shows when it is parsed.
+    pub fn is_base32(text: &str) -> bool {
+        text.len() == BASE32_CHARS && text.bytes().all(|byte| matches!(byte.to_ascii_lowercase(), b'0'..=b'9' | b'a'..=b'v'))
+    }
+
     /// Takes the 34 raw bytes: bitfield (little-endian), hash.
     pub fn from_bytes(bytes: &[u8; SKYLINK_BYTES]) -> Result<Skylink, AddressError> {
         let bitfield = u16::from_le_bytes([bytes[0], bytes[1]]);
@@ -199,12 +204,29 @@ fn lenient(symbols: &str, translate_from: &str, translate_to: &str) -> Encoding 
     specification.encoding().expect("the alphabets are constants that the tests cover")
 }
 
+/// Whatever the bytes are, parsing ends, and a skylink that parses has three forms that are read back as the same one.
+#[cfg(test)]
+pub fn fuzz(data: &[u8]) {
+    let texts = [String::from_utf8_lossy(data).into_owned()];
+    let raw = data.first_chunk::<SKYLINK_BYTES>().map(Skylink::from_bytes);
+    for link in texts.iter().map(|text| Skylink::parse(text)).chain(raw).flatten() {
+        assert_eq!(Skylink::parse(&link.to_string()), Ok(link));
+        assert_eq!(Skylink::parse(&link.base32()), Ok(link));
+        assert_eq!(Skylink::from_bytes(&link.to_bytes()), Ok(link));
+        assert!(Skylink::is_base32(&link.base32()));
+        match link.kind() {
+            SkylinkKind::V1 { offset_bytes, fetch_bytes, .. } => assert!(offset_bytes + fetch_bytes <= SECTOR_BYTES),
+            SkylinkKind::V2 { entry_id } => assert_eq!(Skylink::v2(entry_id), link),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
     use serde_json::Value;
 
-    use super::super::test_shared::shared_json;
+    use super::super::test_shared::{mutations, shared_json};
     use super::*;
 
     fn text<'a>(row: &'a Value, key: &str) -> &'a str {
@@ -337,6 +359,17 @@ mod tests {
         assert_eq!(Skylink::v1(SECTOR_BYTES, 1, [0; 32]), Err(SkylinkStretch));
         assert_eq!(Skylink::v1(0x8000_0000, 1, [0; 32]), Err(SkylinkStretch));
         assert_eq!(Skylink::v1(100, 1, [0; 32]), Err(SkylinkAlign { offset_bytes: 100, align_bytes: 4096 }));
+    }
+
+    #[test]
+    fn fuzz_corpus() {
+        let link = Skylink::v1(0, 99, [7; 32]).unwrap();
+        for good in [link.to_string().into_bytes(), link.base32().into_bytes(), link.to_bytes().to_vec()] {
+            fuzz(&good);
+            for seed in 0..2000 {
+                fuzz(&mutations(seed, &good));
+            }
+        }
     }
 
     proptest! {

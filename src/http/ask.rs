@@ -45,6 +45,12 @@ pub enum Place {
         /// With its port, if the request had one.
         host: String,
     },
+    /// `{base32}.{portal}`: the whole URL path lies below the skylink.
+    Skylink {
+        link: Skylink,
+        /// The portal's name with its port, if the request had one.
+        portal: String,
+    },
 }
 
 /// Are the forwarding headers of a peer believed?
@@ -108,7 +114,7 @@ pub enum Route {
 
 /// `/{skylink}{path}`; Skynet's rules read the path as it stood there.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SkyTarget {
+pub struct SkyPath {
     pub link: Skylink,
     pub path_text: String,
 }
@@ -258,10 +264,7 @@ impl Ask {
 
     /// The host turned out to have a surface of its own: other rules read the path than its first characters told.
     pub fn set_route(&mut self, route: Route, headers: &HeaderMap) -> Result<(), Refusal> {
-        if !matches!(self.method, Method::GET | Method::HEAD | Method::OPTIONS) {
-            // It was let in for a route of the portal or of routing, which are not here.
-            return Err(Refusal::Method);
-        }
+        self.only_reads()?;
         self.route = route;
         let asked = format(self.query.as_deref(), headers)?;
         (self.format, self.format_by, self.format_parameters) = (asked.format, asked.by, asked.parameters);
@@ -269,11 +272,29 @@ impl Ask {
         Ok(())
     }
 
-    /// Reads the path of [`Route::Skylink`].
-    pub fn sky_target(&self) -> Result<SkyTarget, Refusal> {
-        let segment = skylink_segment(&self.path).ok_or(Refusal::NoRoute)?;
+    /// The same for the host of a skylink, where `format` has Skynet's words.
+    pub fn set_sky_route(&mut self) -> Result<(), Refusal> {
+        self.only_reads()?;
+        self.route = Route::Skylink;
+        let AskedFormat { format, by, parameters } = AskedFormat::NONE;
+        (self.format, self.format_by, self.format_parameters) = (format, by, parameters);
+        self.reader = Reader::Json;
+        Ok(())
+    }
+
+    /// A host of content takes nothing. What wants to write was let in for a route of the portal or of routing.
+    fn only_reads(&self) -> Result<(), Refusal> {
+        match self.method {
+            Method::GET | Method::HEAD | Method::OPTIONS => Ok(()),
+            _ => Err(Refusal::Method),
+        }
+    }
+
+    /// Reads `path`, which is the request's or the end of it, as `/{skylink}{path}`.
+    pub fn sky_path(&self, path: &str) -> Result<SkyPath, Refusal> {
+        let segment = skylink_segment(path).ok_or(Refusal::NoRoute)?;
         let link = Skylink::parse(segment).map_err(|error| self.bad_path(error))?;
-        Ok(SkyTarget { link, path_text: self.path[1 + segment.len()..].to_owned() })
+        Ok(SkyPath { link, path_text: path[1 + segment.len()..].to_owned() })
     }
 
     /// The refusal that shows the path as asked, or the start of a long one.
@@ -284,7 +305,7 @@ impl Ask {
     /// A plain GET or HEAD of the file itself: the only thing that ready answers are kept for.
     pub fn is_plain(&self) -> bool {
         matches!(self.route, Route::Ipfs | Route::Skylink)
-            && self.place == Place::Path
+            && matches!(self.place, Place::Path | Place::Skylink { .. })
             && self.query.is_none()
             && self.format == Format::Deserialized
             && !self.service_worker
@@ -455,7 +476,7 @@ mod tests {
     fn targets() {
         let sky = ask(&format!("/{LINK}/dir/a.txt"), &[]).expect("good");
         assert_eq!((sky.route, sky.reader), (Route::Skylink, Reader::Json));
-        assert_eq!(sky.sky_target().expect("parses").path_text, "/dir/a.txt");
+        assert_eq!(sky.sky_path(&sky.path).expect("parses").path_text, "/dir/a.txt");
 
         for (uri, expect) in [
             ("/", Route::Landing),
@@ -476,7 +497,8 @@ mod tests {
 
     #[test]
     fn a_bad_skylink_is_refused() {
-        let refusal = ask(&format!("/{}", "_".repeat(46)), &[]).expect("a head").sky_target().expect_err("refused");
+        let ask = ask(&format!("/{}", "_".repeat(46)), &[]).expect("a head");
+        let refusal = ask.sky_path(&ask.path).expect_err("refused");
         assert_eq!(refusal.row().status, 400);
     }
 

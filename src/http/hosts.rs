@@ -1,8 +1,8 @@
 //! Which surface a Host belongs to, and where the content path of a request stands (`design.md` 10, "Routing order").
 //!
-//! The order: configured gateway domains, their subdomain forms, then DNSLink for any other name, else path gateway. IP
-//! addresses are path gateways and never looked up. Portal paths are served beside, on portal domains and loopback names
-//! only, never on an origin of content.
+//! The order: configured gateway domains, their subdomain forms, portal domains, a skylink before one of them or before
+//! `localhost`, then DNSLink for any other name, else path gateway. IP addresses are path gateways and never looked up.
+//! Portal paths are served beside, on portal domains and loopback names only, never on an origin of content.
 
 use std::net::IpAddr;
 
@@ -11,13 +11,16 @@ use ::http::{Method, StatusCode};
 
 use crate::access::is_loopback_host;
 use crate::address::domain::{HostKind, HostName, LABEL_BYTES_MAX, LabelTooLong, inline_name, label_of_cid, uninline_name};
-use crate::address::{Address, parse_cid};
+use crate::address::{Address, Skylink, parse_cid};
 use crate::names::{IpnsName, NameError};
 
 use super::ask::{Ask, Namespace, Place, Route, Scheme, Trust};
 use super::refusal::Refusal;
 use super::reply::{Reply, made_here};
 use super::services::Services;
+
+/// A portal whether it is configured or not: browsers resolve it, and all names below it, by themselves.
+const LOOPBACK_PORTAL: &str = "localhost";
 
 /// A name that this gateway serves.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,6 +96,12 @@ pub enum HostRoute<'a> {
         label: String,
     },
     Portal,
+    /// `{skylink}.{portal}`: an origin for each skylink.
+    Skylink {
+        portal: &'a str,
+        /// As written.
+        label: String,
+    },
     /// A name that nobody configured: DNSLink if it has one.
     Other,
 }
@@ -113,7 +122,11 @@ impl HostRules {
         if self.portal_domains.contains(&host.name) {
             return HostRoute::Portal;
         }
-        HostRoute::Other
+        let portals = self.portal_domains.iter().map(String::as_str).chain([LOOPBACK_PORTAL]);
+        match portals.into_iter().find_map(|portal| Some((portal, split_skylink(host, portal)?))) {
+            Some((portal, label)) => HostRoute::Skylink { portal, label },
+            None => HostRoute::Other,
+        }
     }
 
     /// Are the forwarding headers of this peer believed?
@@ -142,12 +155,18 @@ fn split_label<'a>(host: &HostName, domain: &'a GatewayDomain) -> Option<(&'a Ga
     Some((domain, namespace, host.written.get(..label.len())?.to_owned()))
 }
 
+/// `{skylink}.{portal}`, of which only base32 can be: capitals count in the other form.
+fn split_skylink(host: &HostName, portal: &str) -> Option<String> {
+    let label = host.name.strip_suffix(portal)?.strip_suffix('.')?;
+    Skylink::is_base32(label).then(|| host.written[..label.len()].to_owned())
+}
+
 /// Is this authority a name that content is served under here? Of other names only those with a DNSLink are.
 pub async fn is_served(services: &Services, authority: &str) -> Result<bool, Refusal> {
     let rules = &services.options.hosts;
     let host = HostName::parse(authority).ok_or(Refusal::BadHeader("Host"))?;
     match rules.route(Some(&host)) {
-        HostRoute::Domain(_) | HostRoute::Subdomain { .. } | HostRoute::Portal => Ok(true),
+        HostRoute::Domain(_) | HostRoute::Subdomain { .. } | HostRoute::Portal | HostRoute::Skylink { .. } => Ok(true),
         // An address is some machine; whether it is this one cannot be told from the address.
         HostRoute::PathGateway => Ok(is_loopback_host(authority)),
         HostRoute::Other => Ok(rules.dnslink == DnslinkHosts::Any && services.names.has_dnslink(&host.name).await?),
@@ -171,6 +190,10 @@ pub async fn arrive(services: &Services, ask: &mut Ask, headers: &HeaderMap) -> 
         HostRoute::Subdomain { domain, namespace, label } => {
             let host = host.expect("a label was found in its name");
             return at_subdomain(ask, headers, &host, domain, Label { namespace, label: &label });
+        }
+        HostRoute::Skylink { portal, label } => {
+            let host = host.expect("a label was found in its name");
+            return at_skylink(ask, &host, portal, &label);
         }
         HostRoute::Other => {
             let host = host.expect("it has a name");
@@ -317,6 +340,19 @@ fn at_subdomain(
     }
     ask.place = Place::Subdomain { namespace, root_text, gateway };
     ask.set_route(if namespace == Namespace::Ipfs { Route::Ipfs } else { Route::Ipns }, headers)?;
+    Ok(None)
+}
+
+/// Every path of the host lies below the skylink: the portal's own paths do not answer here.
+fn at_skylink(ask: &mut Ask, host: &HostName, portal: &str, label: &str) -> Result<Option<Reply>, Refusal> {
+    let link = Skylink::parse(label).map_err(|error| Refusal::BadPath { path: format!("/{label}"), error })?;
+    let (usual, portal) = (link.base32(), host.with_port(portal));
+    // The last character has bits that say nothing. Two spellings would be two origins.
+    if !usual.eq_ignore_ascii_case(label) && ask.method != Method::OPTIONS {
+        return Ok(Some(moved(ask, &format!("{}://{usual}.{portal}{}", ask.scheme.as_str(), ask.path))));
+    }
+    ask.place = Place::Skylink { link, portal };
+    ask.set_sky_route()?;
     Ok(None)
 }
 

@@ -9,7 +9,7 @@ use ::http::StatusCode;
 
 use crate::access::{AdminRefused, KeyRefused, OverLimit, WriteRefused};
 use crate::address::domain::LabelTooLong;
-use crate::address::{AddressError, Cid};
+use crate::address::{AddressError, Cid, SKYLINK_BYTES};
 use crate::deny::{DenyStatus, Reason};
 use crate::ingest::IngestError;
 use crate::ingest::spool::{FinishError, SpoolError};
@@ -115,10 +115,8 @@ pub enum Refusal {
     Ipns(#[from] IpnsRefusal),
     #[error("{0}")]
     Tus(#[from] TusRefusal),
-    #[error("resolver skylinks are not served")]
-    ResolverSkylink,
-    #[error("archives are not made")]
-    Archive,
+    #[error("{0}")]
+    Sky(#[from] SkyRefusal),
     #[error("the head of the reply took too long")]
     HeadTimedOut,
     #[error("no API key")]
@@ -190,6 +188,34 @@ impl From<SpoolError> for Refusal {
     fn from(error: SpoolError) -> Refusal {
         Refusal::Tus(error.into())
     }
+}
+
+/// Why a request for a skyfile is refused, in Skynet's own ways (`skynet.md` 5).
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SkyRefusal {
+    /// A name that points to a skylink, asked for in a format of blocks.
+    #[error("a skyfile has no blocks, and so no form of {format}")]
+    NoDag { format: &'static str },
+    /// The client's `timeout` is over.
+    #[error("failed to fetch skylink: it was not found within the given time")]
+    TimedOut,
+    /// Known: the registry has no entry of this id. Clients look for these words.
+    #[error("failed to fetch skylink: registry entry not found within given time")]
+    EntryNotFound,
+    /// Its owner has written zeros.
+    #[error("failed to fetch skylink: the registry entry was deleted")]
+    EntryDeleted,
+    #[error("failed to fetch skylink: failed to resolve skylink: the registry entry is empty")]
+    EmptyEntry,
+    #[error("failed to fetch skylink: failed to resolve skylink: the registry entry is no skylink of {SKYLINK_BYTES} bytes")]
+    MalformedEntry,
+    #[error("failed to fetch skylink: skylink is nested more times than is supported")]
+    NestedTooDeep,
+    /// Resolving a link of version 1.
+    #[error("failed to resolve skylink: it is a version 1 skylink, which resolves to itself")]
+    NoResolver,
+    #[error("a path of a file in it leads out of its folder, or cannot stand in an archive")]
+    BadArchivePath,
 }
 
 impl From<StoreError> for Refusal {
@@ -360,15 +386,7 @@ impl Refusal {
             Refusal::Name(error) => name_row(error),
             Refusal::Ipns(refusal) => ipns_row(refusal),
             Refusal::Tus(refusal) => tus_row(refusal),
-            Refusal::ResolverSkylink => row(
-                S::BAD_REQUEST,
-                NoStore,
-                "this portal does not resolve version 2 skylinks",
-                "Use the version 1 skylink that it points to.",
-            ),
-            Refusal::Archive => {
-                row(S::NOT_IMPLEMENTED, NoStore, "this portal does not make archives of folders", "Ask for the files one by one.")
-            }
+            Refusal::Sky(refusal) => sky_row(refusal),
             Refusal::HeadTimedOut => {
                 row(S::GATEWAY_TIMEOUT, NoStore, "finding the content took too long", "Try again in a moment.")
                     .retry(RETRY_TIMED_OUT_S)
@@ -622,6 +640,28 @@ fn spool_row(error: &SpoolError) -> Row {
             "the disk for uploads under way failed",
             "The operator finds the reason in the gateway's log.",
         ),
+    }
+}
+
+/// Skyfiles.
+fn sky_row(refusal: &SkyRefusal) -> Row {
+    match refusal {
+        SkyRefusal::NoDag { .. } => row(S::NOT_ACCEPTABLE, NoStore, refusal.to_string(), "Leave format= out."),
+        // Skynet said 404 here. But what was not looked for to the end may be there, and clients take 404 for absence.
+        SkyRefusal::TimedOut => {
+            row(S::GATEWAY_TIMEOUT, NoStore, refusal.to_string(), "Ask again with a longer timeout=.").retry(RETRY_TIMED_OUT_S)
+        }
+        SkyRefusal::EntryNotFound | SkyRefusal::EntryDeleted => {
+            row(S::NOT_FOUND, NoStore, refusal.to_string(), "Whoever owns the skylink has to point it at content.")
+        }
+        SkyRefusal::EmptyEntry | SkyRefusal::NestedTooDeep => {
+            row(S::INTERNAL_SERVER_ERROR, NoStore, refusal.to_string(), "Whoever owns the skylink has to point it at content.")
+        }
+        SkyRefusal::MalformedEntry => {
+            row(S::BAD_REQUEST, NoStore, refusal.to_string(), "Whoever owns the skylink has to point it at content.")
+        }
+        SkyRefusal::NoResolver => row(S::BAD_REQUEST, Unsaid, refusal.to_string(), "Use the skylink as it is."),
+        SkyRefusal::BadArchivePath => row(S::INTERNAL_SERVER_ERROR, NoStore, refusal.to_string(), "Ask for its files one by one."),
     }
 }
 

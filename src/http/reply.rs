@@ -219,10 +219,10 @@ pub struct FilePlan {
 /// Where a reply's body comes from.
 pub enum BodySource {
     File(FileSource),
-    /// A stretch of a skyfile's content.
+    /// Stretches of a skyfile's content, one behind the other.
     Skyfile {
         skyfile: Arc<dyn Skyfile>,
-        stretch: Range<u64>,
+        stretches: Vec<Range<u64>>,
     },
     /// A block at hand.
     Block(Bytes),
@@ -232,7 +232,10 @@ impl BodySource {
     fn open(&self, content: &dyn Content, range: Range<u64>, trace: &Arc<Trace>) -> BodyStream {
         match self {
             BodySource::File(file) => content.stream_file(file.clone(), range, trace.clone()),
-            BodySource::Skyfile { skyfile, stretch } => skyfile.stream(stretch.clone(), range, trace.clone()),
+            BodySource::Skyfile { skyfile, stretches } => match &stretches[..] {
+                [only] => skyfile.stream(only.clone(), range, trace.clone()),
+                several => open_stretches(skyfile, several, range, trace),
+            },
             BodySource::Block(bytes) => {
                 let part = bytes.slice(range.start as usize..range.end as usize);
                 stream::once(std::future::ready(Ok(part))).boxed()
@@ -250,11 +253,32 @@ impl BodySource {
         }
         match self {
             BodySource::File(file) => content.allow_file(file, trace).await,
-            BodySource::Skyfile { skyfile, stretch } => skyfile.allow(stretch, trace).await,
+            BodySource::Skyfile { skyfile, stretches } => {
+                for stretch in stretches {
+                    skyfile.allow(stretch, trace).await?;
+                }
+                Ok(())
+            }
             // Checked when it was read.
             BodySource::Block(_) => Ok(()),
         }
     }
+}
+
+/// The part of `range` that each stretch has, each read when the one before is out.
+fn open_stretches(skyfile: &Arc<dyn Skyfile>, stretches: &[Range<u64>], range: Range<u64>, trace: &Arc<Trace>) -> BodyStream {
+    let mut parts = Vec::new();
+    let mut at = 0;
+    for stretch in stretches {
+        let length = stretch.end - stretch.start;
+        let (start, end) = (range.start.max(at), range.end.min(at + length));
+        if start < end {
+            parts.push((stretch.clone(), start - at..end - at));
+        }
+        at += length;
+    }
+    let (skyfile, trace) = (skyfile.clone(), trace.clone());
+    stream::iter(parts).map(move |(stretch, part)| skyfile.stream(stretch, part, trace.clone())).flatten().boxed()
 }
 
 impl FilePlan {
@@ -266,7 +290,7 @@ impl FilePlan {
     fn memory_bytes(&self) -> usize {
         let source = match &self.source {
             BodySource::File(file) => file.node.children.len() * 200 + file.node.inline.len(),
-            BodySource::Skyfile { .. } => 0,
+            BodySource::Skyfile { stretches, .. } => size_of_val(&stretches[..]),
             BodySource::Block(bytes) => bytes.len(),
         };
         ANSWER_OVERHEAD_BYTES + source
@@ -469,8 +493,8 @@ pub fn made_here(status: StatusCode, content_type: &'static str, method: &Method
     reply
 }
 
-/// A reply whose body is made while it is sent, and whose length is not known. The first chunk is at hand.
-pub fn made_on_the_way(services: &Services, clock: &Clock, first: Bytes, rest: BodyStream) -> ReplyBody {
+/// A reply whose body is made while it is sent, and whose length may not be known. The first chunk is at hand.
+pub fn made_on_the_way(services: &Services, clock: &Clock, first: Bytes, rest: BodyStream, length: Option<u64>) -> ReplyBody {
     let meter = Meter {
         measures: services.measures.clone(),
         trace: clock.trace.clone(),
@@ -478,7 +502,7 @@ pub fn made_on_the_way(services: &Services, clock: &Clock, first: Bytes, rest: B
         first_byte: clock.started.elapsed(),
         counted: false,
     };
-    ReplyBody::of(Kind::Stream(Box::new(Streaming { first: Some(first), rest, left_bytes: None, meter })))
+    ReplyBody::of(Kind::Stream(Box::new(Streaming { first: Some(first), rest, left_bytes: length, meter })))
 }
 
 /// Writes where the bytes came from and how long it took (RFC 9211, Server-Timing). No host names.

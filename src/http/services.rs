@@ -23,7 +23,7 @@ use crate::ingest::{AddReport, ImportReport, Ingest, IngestError, SkyOptions, Sk
 use crate::measure::{Measures, Trace};
 use crate::names::{EntryId, NameError, NameRow, Names, PutEntryError, Resolved, SignedEntry, StoredRecord};
 use crate::records::Extent;
-use crate::store::{BodyStream, FileSource, OpenSkyfile, Store, StoreError};
+use crate::store::{BodyStream, FileSource, OpenSkyfile, ProvedSlice, SkyfileHealth, Store, StoreError};
 use crate::tree::skyfile::SkyfileHead;
 
 use super::hosts::HostRules;
@@ -126,6 +126,18 @@ pub trait Content: Send + Sync + 'static {
 
     /// The skyfile of a version 1 skylink, its head read.
     async fn skyfile(&self, link: &Skylink, trace: &Arc<Trace>) -> Result<Arc<dyn Skyfile>, StoreError>;
+
+    /// What a version 1 skylink names: its stretch of the sector.
+    async fn base_sector(&self, link: &Skylink, trace: &Arc<Trace>) -> Result<Bytes, StoreError>;
+
+    /// The same with the hashes that lead to the sector's root.
+    async fn proved_base_sector(&self, link: &Skylink, trace: &Arc<Trace>) -> Result<ProvedSlice, StoreError>;
+
+    /// Bytes of a pinned base sector. The range lies within a sector.
+    async fn sector_bytes(&self, root: &[u8; 32], range: Range<u32>, trace: &Arc<Trace>) -> Result<Bytes, StoreError>;
+
+    /// How much of a skyfile is at its place now.
+    async fn health(&self, link: &Skylink, trace: &Arc<Trace>) -> Result<SkyfileHealth, StoreError>;
 }
 
 /// Names to fixed roots.
@@ -198,6 +210,22 @@ impl Content for Store {
     async fn skyfile(&self, link: &Skylink, trace: &Arc<Trace>) -> Result<Arc<dyn Skyfile>, StoreError> {
         let open = Store::skyfile(self, link, trace).await?;
         Ok(Arc::new(StoredSkyfile { store: self.clone(), open }))
+    }
+
+    async fn base_sector(&self, link: &Skylink, trace: &Arc<Trace>) -> Result<Bytes, StoreError> {
+        Store::base_sector(self, link, trace).await
+    }
+
+    async fn proved_base_sector(&self, link: &Skylink, trace: &Arc<Trace>) -> Result<ProvedSlice, StoreError> {
+        Store::proved_base_sector(self, link, trace).await
+    }
+
+    async fn sector_bytes(&self, root: &[u8; 32], range: Range<u32>, trace: &Arc<Trace>) -> Result<Bytes, StoreError> {
+        Store::sector_bytes(self, root, range, trace).await
+    }
+
+    async fn health(&self, link: &Skylink, trace: &Arc<Trace>) -> Result<SkyfileHealth, StoreError> {
+        Store::health(self, link, trace).await
     }
 }
 

@@ -32,7 +32,8 @@ use crate::ingest::{AddReport, ImportReport, IngestError, SkyFile, SkyOptions, S
 use crate::measure::{Measures, Tier, Trace};
 use crate::names::{EntryId, IpnsName, NameError, NameOrigin, NameRow, PutEntryError, Resolved, SignedEntry, StoredRecord};
 use crate::records::Extent;
-use crate::store::{BodyStream, Durability, FileSource, StoreError};
+use crate::sector::{SEGMENT_BYTES, range_proof};
+use crate::store::{BodyStream, Durability, FileSource, ProvedSlice, SkyfileHealth, StoreError};
 use crate::tree::skyfile::{Parsed, SkyfileHead, UploadFile, build_small, parse, upload_metadata};
 use crate::tree::test_dag::TestDag;
 use crate::tree::{FilePart, TreeNode, parse_node};
@@ -218,6 +219,30 @@ impl Content for Memory {
     async fn skyfile(&self, link: &Skylink, _: &Arc<Trace>) -> Result<Arc<dyn Skyfile>, StoreError> {
         let found = self.skyfiles.get(&link.to_string()).ok_or(StoreError::NotFound)?;
         Ok(found.clone())
+    }
+
+    async fn base_sector(&self, link: &Skylink, trace: &Arc<Trace>) -> Result<Bytes, StoreError> {
+        self.sector_bytes(link.hash(), 0..4096, trace).await
+    }
+
+    async fn proved_base_sector(&self, link: &Skylink, trace: &Arc<Trace>) -> Result<ProvedSlice, StoreError> {
+        let bytes = self.base_sector(link, trace).await?;
+        let proof = range_proof(&bytes, 0..bytes.len() / SEGMENT_BYTES).expect("a range of a sector");
+        Ok(ProvedSlice { bytes, proof })
+    }
+
+    async fn sector_bytes(&self, root: &[u8; 32], range: Range<u32>, _: &Arc<Trace>) -> Result<Bytes, StoreError> {
+        let of_root = |text: &&String| Skylink::parse(text).is_ok_and(|link| link.hash() == root);
+        let found = self.skyfiles.keys().find(of_root).ok_or(StoreError::NotFound)?;
+        let MemorySkyfile { head, content } = &*self.skyfiles[found];
+        let mut sector = [&head.layout.encode(), &head.metadata_json[..], content].concat();
+        sector.resize(4 << 20, 0);
+        Ok(Bytes::from(sector).slice(range.start as usize..range.end as usize))
+    }
+
+    async fn health(&self, link: &Skylink, _: &Arc<Trace>) -> Result<SkyfileHealth, StoreError> {
+        let _ = self.skyfiles.get(&link.to_string()).ok_or(StoreError::NotFound)?;
+        Ok(SkyfileHealth { base_copies: 4, data_pieces: 6, parity_pieces: 3, slabs: vec![9, 7] })
     }
 }
 

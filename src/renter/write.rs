@@ -122,6 +122,12 @@ impl Renter {
         absent(&self.look_at_base(root, Expect::default()).await)
     }
 
+    /// How many copies of a base sector are at their place now.
+    pub async fn copies_there(&self, root: &Root) -> usize {
+        let looked = self.look_at_base(root, Expect::default()).await;
+        present(&looked).into_iter().filter(|there| *there).count()
+    }
+
     /// Brings a slab to completion: looks which pieces are there, rebuilds the others from any `k` right ones, and
     /// writes them where their host takes writes. Used after a restart and by whoever finds damage.
     ///

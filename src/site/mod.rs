@@ -1,7 +1,7 @@
 //! The site: a path inside a tree becomes an answer.
 //!
-//! *Does*: walks UnixFS directories ([`unixfs`]) and skyfile metadata ([`skynet`]): slash rule, index.html, listings, missing
-//! names; guesses content types ([`content_type`]).
+//! *Does*: walks UnixFS directories ([`unixfs`]) and skyfile metadata ([`skynet`]): slash rule ([`slash`]), index.html,
+//! listings, missing names; guesses content types ([`content_type`]).
 //! *Hides*: plain and HAMT directories look alike from outside.
 //! *Must never know*: where blocks come from, HTTP statuses and headers, clocks. It never awaits: it says which block it
 //! needs, and is given it.
@@ -13,6 +13,7 @@ pub mod car_walk;
 pub mod content_type;
 pub mod redirects;
 pub mod skynet;
+pub mod slash;
 pub mod unixfs;
 
 use crate::tree::TreeError;

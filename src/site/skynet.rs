@@ -13,11 +13,15 @@
 //! 5. When `/` of several files became one of them, the browser has to be at a URL that ends in a slash, or its relative
 //!    links break: a redirect.
 //!
+//! What a file, a folder and a slash lead to is the table of [`super::slash`], which trees of UnixFS have, too.
+//!
 //! Words: *path* = what stands behind the skylink, percent-decoded, beginning with a slash. Limits are those of the metadata.
 
 use std::borrow::Cow;
 use std::ops::Bound;
 
+use super::slash::{Depth, Habit, LeadsTo, Lies, leads_to};
+use crate::address::TrailingSlash;
 use crate::tree::skyfile::{Metadata, Subfile};
 pub use crate::tree::skyfile::{MetadataError, validate};
 
@@ -147,18 +151,15 @@ pub fn resolve<'m>(metadata: &'m Metadata, size_bytes: u64, ask: &SkyAsk<'_>) ->
         Some(_) => asked.clone(),
         None => served_path(metadata, &asked),
     };
-    if let Some((key, subfile)) = subfile(metadata, &path) {
-        let became_a_file = asked == "/" && metadata.subfiles.len() > 1;
-        if became_a_file && ask.root_slash == RootSlash::Missing {
-            return Ok(SkyAnswer::RedirectToSlash);
-        }
-        return match ask.format {
-            Some(format) => archive(metadata, size_bytes, &path, format),
-            None => file(key, subfile, 200, size_bytes).map(SkyAnswer::File),
-        };
-    }
-    if path == "/" && ask.format.is_none() && !metadata.is_directory() {
-        return Ok(SkyAnswer::File(whole(metadata, size_bytes)));
+    let found = subfile(metadata, &path);
+    match what_it_leads_to(metadata, found.is_some(), &path, &asked, ask) {
+        LeadsTo::Slash => return Ok(SkyAnswer::RedirectToSlash),
+        LeadsTo::File | LeadsTo::Index => match (found, ask.format) {
+            (Some(_), Some(format)) => return archive(metadata, size_bytes, &path, format),
+            (Some((key, subfile)), None) => return file(key, subfile, 200, size_bytes).map(SkyAnswer::File),
+            (None, _) => return Ok(SkyAnswer::File(whole(metadata, size_bytes))),
+        },
+        LeadsTo::Contents | LeadsTo::Missing => {}
     }
     match archive(metadata, size_bytes, &path, ask.format.unwrap_or(ArchiveFormat::Zip))? {
         SkyAnswer::NotFound => match error_page(metadata, 404) {
@@ -167,6 +168,27 @@ pub fn resolve<'m>(metadata: &'m Metadata, size_bytes: u64, ask: &SkyAsk<'_>) ->
         },
         found => Ok(found),
     }
+}
+
+/// By the table that trees have, too. `path` is what is served for the path `asked`. Of what is no file it is not said here
+/// whether anything lies below it: that shows when it is gathered.
+fn what_it_leads_to(metadata: &Metadata, is_file: bool, path: &str, asked: &str, ask: &SkyAsk<'_>) -> LeadsTo {
+    let depth = if asked == "/" { Depth::Root } else { Depth::Below };
+    // A skyfile without a folder is a file at its root.
+    let only_file = path == "/" && ask.format.is_none() && !metadata.is_directory();
+    let lies = match is_file {
+        true if path != asked && (depth == Depth::Below || metadata.subfiles.len() > 1) => Lies::FolderWithIndex,
+        true => Lies::File,
+        false if only_file => Lies::File,
+        false => Lies::Folder,
+    };
+    // Only the root has a slash that the URL may lack; below it Skynet looked at none.
+    let slash = match ask.root_slash {
+        RootSlash::Missing if depth == Depth::Root => TrailingSlash::No,
+        RootSlash::Missing | RootSlash::Fine if depth == Depth::Root => TrailingSlash::Yes,
+        RootSlash::Missing | RootSlash::Fine => TrailingSlash::No,
+    };
+    leads_to(Habit::Skyfile, lies, depth, slash)
 }
 
 /// Rules 1 to 3: the path that is served for the path that was asked for. Both begin with a slash.

@@ -3,9 +3,9 @@
 //! Both machines here are pure. [`Walk`] says [`Step::Need`] until it says [`Step::Done`]; [`DirListing`] gives entries in
 //! order and says [`ListStep::Need`] when the next shard is due. The caller fetches the block, checks its hash, and gives it.
 //!
-//! Rules (`specs/ipfs-gateway.md` 2.1): a directory asked for without a slash is redirected; with one, its `index.html` is
-//! served, else it is listed; nothing lies below a file, and a slash behind a file is a missing path, but for the root, which
-//! on a subdomain is always asked for with a slash. Symlinks are answers, never followed.
+//! Rules (`specs/ipfs-gateway.md` 2.1): those of [`super::slash`]; a folder's index is its `index.html`, and one without is
+//! listed; nothing lies below a file. On a subdomain the root is always asked for with a slash. Symlinks are answers, never
+//! followed.
 
 use std::mem;
 use std::sync::Arc;
@@ -13,7 +13,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::SiteError;
-use crate::address::{Cid, SitePath, TrailingSlash, codec};
+use super::slash::{Depth, Habit, LeadsTo, Lies, leads_to};
+use crate::address::{Cid, SitePath, codec};
 use crate::tree::{DirNode, FileNode, Shard, ShardItem, ShardNode, TreeError, TreeNode, ipld, parse_node};
 
 /// Most blocks of one walk. A path of 256 names through sharded directories of three levels takes 1,024; real ones under 20.
@@ -271,13 +272,20 @@ impl Walk {
 
     fn at_dir(&mut self, dir: FoundDir) -> Result<(), SiteError> {
         if self.passed < self.path.segments().len() {
-            self.search(dir, Goal::Segment)
-        } else if self.path.trailing_slash() == TrailingSlash::No {
-            self.state = State::Done(Answer::AddSlash);
-            Ok(())
-        } else {
-            self.search(dir, Goal::Index)
+            return self.search(dir, Goal::Segment);
         }
+        // Whether it has an index makes no difference without a slash, and is not looked for.
+        if self.leads_to(Lies::Folder) == LeadsTo::Slash {
+            self.state = State::Done(Answer::AddSlash);
+            return Ok(());
+        }
+        self.search(dir, Goal::Index)
+    }
+
+    /// By the table, at the end of the path.
+    fn leads_to(&self, lies: Lies) -> LeadsTo {
+        let depth = if self.passed == 0 { Depth::Root } else { Depth::Below };
+        leads_to(Habit::Unixfs, lies, depth, self.path.trailing_slash())
     }
 
     fn search(&mut self, dir: FoundDir, goal: Goal) -> Result<(), SiteError> {
@@ -359,8 +367,7 @@ impl Walk {
     /// At something that nothing can lie below.
     fn end_at_file(&mut self, answer: impl FnOnce(Option<String>, Vec<Cid>) -> Answer) {
         let names_left = self.passed < self.path.segments().len();
-        let slash_too_much = self.passed > 0 && self.path.trailing_slash() == TrailingSlash::Yes;
-        if names_left || slash_too_much {
+        if names_left || self.leads_to(Lies::File) == LeadsTo::Missing {
             return self.end_not_found();
         }
         let name = self.path.last().map(str::to_owned);

@@ -12,12 +12,14 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 
+use bytes::Bytes;
 use futures::stream::{FuturesUnordered, StreamExt};
 
 use crate::address::{Cid, Multihash, cid_v1, codec};
 use crate::deny::{DenyList, Reason, Subject};
 use crate::measure::Trace;
 use crate::sector::Root;
+use crate::tree::build::SMALL_LEAF_BYTES;
 use crate::tree::{FileNode, TreeNode, ipld, parse_node};
 
 use super::blocks::OpenPin;
@@ -36,6 +38,11 @@ const FILES_REMEMBERED_MAX: u64 = 65_536;
 const FILE_NODES_MAX: usize = 256;
 /// Of them, read at once.
 const FILE_NODES_AT_ONCE: usize = 8;
+
+/// All chunkers here cut files at multiples of this.
+const CHUNK_BYTES_MIN: u64 = 256 << 10;
+/// Files of one skyfile that are compared with one denied leaf: at most 128 MiB, once for each version of the lists.
+const COMPARED_MAX: usize = 4096;
 
 /// The lists in force.
 pub struct Denied {
@@ -305,14 +312,47 @@ impl Inner {
                 stretches.push(Stretch { bytes, reason: reason.clone() });
                 continue;
             }
-            // Not in the skyfile: a node, whose children may be.
+            // Kept in the pack: a node, whose children may be in the skyfile, or a small leaf, which is there as well.
             let block = self.assemble_index(&located, trace).await?;
             let digest = multihash.digest().try_into().unwrap_or_default();
             if let Ok(links) = ipld::links(&cid_v1(codec::DAG_PB, digest), &block) {
                 waiting.extend(links.iter().map(|link| *link.hash()));
             }
+            let found = self.copies_of(open, root, &block, trace).await?;
+            stretches.extend(found.into_iter().map(|bytes| Stretch { bytes, reason: reason.clone() }));
         }
         Ok(())
+    }
+
+    /// Where the bytes of a leaf that a pack keeps by itself lie in the skyfile: the pack's row no longer says. Such a leaf is
+    /// a whole file or the end of one, so files of a fitting length are compared.
+    async fn copies_of(
+        &self,
+        open: &OpenPin,
+        root: &Root,
+        block: &Bytes,
+        trace: &Arc<Trace>,
+    ) -> Result<Vec<Range<u64>>, StoreError> {
+        let length = block.len() as u64;
+        let Some(skyfile) = open.pin.skyfiles.iter().find(|skyfile| skyfile.root == root.0) else { return Ok(Vec::new()) };
+        if length == 0 || length > SMALL_LEAF_BYTES as u64 {
+            return Ok(Vec::new());
+        }
+        let open = self.skyfile_head(*root, skyfile.used, trace).await?;
+        let files = open.head.metadata.subfiles.values().map(|file| (file.offset_bytes, file.len_bytes));
+        let whole = Some((0, open.head.size_bytes)).filter(|_| open.head.metadata.subfiles.is_empty());
+        let ends = files.chain(whole).filter_map(|(offset, size)| {
+            let end = offset.checked_add(size).filter(|end| *end <= open.head.size_bytes)?;
+            (size >= length && (size - length).is_multiple_of(CHUNK_BYTES_MIN)).then_some(end - length..end)
+        });
+        let mut copies = Vec::new();
+        for (count, bytes) in ends.enumerate() {
+            // What cannot be compared any more is not served either.
+            if count >= COMPARED_MAX || self.contents.fetch(&open.content, bytes.clone(), trace).await? == *block {
+                copies.push(bytes);
+            }
+        }
+        Ok(copies)
     }
 }
 

@@ -18,6 +18,7 @@ mod content;
 mod denied;
 mod packs;
 mod pin;
+mod sectors;
 mod skyfiles;
 mod stream;
 mod upkeep;
@@ -46,6 +47,7 @@ pub use blocks::BLOCK_BYTES_MAX;
 pub use catalog::{CatalogError, PinRow as CatalogPin};
 pub use commit::{Commit, Durability, UnpinRoot};
 pub use pin::{NewPin, PIN_ROW_DATA_MAX, PIN_ROWS_MAX, Pin, PinRow, pin_key};
+pub use sectors::{ProvedSlice, SkyfileHealth};
 pub use skyfiles::OpenSkyfile;
 pub use stream::{BodyStream, FileSource};
 pub use upkeep::Status;
@@ -53,6 +55,9 @@ pub use upkeep::Status;
 /// Look-ups on hosts for addresses that a catalog under rebuild does not know. More callers are told to come again:
 /// strangers' addresses must not become a flood of host requests.
 const ASKS_AT_ONCE_MAX: usize = 16;
+
+/// Looks at the health of a skyfile at once; others wait. Each may ask every host a thousand times.
+const HEALTH_LOOKS_MAX: usize = 2;
 
 /// Why bytes cannot be had, or cannot be stored; each variant says what the caller can do.
 #[derive(Debug, thiserror::Error)]
@@ -166,6 +171,7 @@ struct Inner {
     packs: Cache<Root, Arc<blocks::OpenPack>>,
     heads: Cache<(Root, u32), Arc<OpenSkyfile>>,
     asks: Semaphore,
+    health_looks: Semaphore,
     /// Pins whose blocks are not all in the catalog's table yet: looked into one by one.
     unindexed: Mutex<BTreeMap<String, catalog::PinRow>>,
     upkeep: upkeep::Upkeep,
@@ -213,6 +219,7 @@ impl Store {
                 .weigher(move |_, skyfile: &Arc<OpenSkyfile>| weight(skyfile.head.memory_bytes()))
                 .build(),
             asks: Semaphore::new(ASKS_AT_ONCE_MAX),
+            health_looks: Semaphore::new(HEALTH_LOOKS_MAX),
             unindexed: Mutex::new(BTreeMap::new()),
             upkeep: upkeep::Upkeep::default(),
             renter,

@@ -29,16 +29,21 @@ impl Inner {
         if offset_bytes != 0 {
             return Err(StoreError::Unsupported("skylinks with an offset inside their sector are not served"));
         }
-        if let Some(reason) = self.denied.check(&Subject::Sector { root: &root }) {
+        self.of_base(&root, self.skyfile_head(Root(root), fetch_bytes, trace)).await
+    }
+
+    /// Reads something of a base sector. What is denied, and what is known to be absent, is not read at all.
+    pub async fn of_base<T>(&self, root: &[u8; 32], read: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        if let Some(reason) = self.denied.check(&Subject::Sector { root }) {
             return Err(StoreError::denied(reason));
         }
         // In this order: a catalog that becomes complete in between may have got the pin after the look.
         let complete = self.catalog.is_complete();
-        let known = !self.catalog.by_root(&root)?.is_empty();
+        let known = !self.catalog.by_root(root)?.is_empty();
         if !known && complete {
             return Err(StoreError::NotFound);
         }
-        match self.skyfile_head(Root(root), fetch_bytes, trace).await {
+        match read.await {
             // Not on the hosts that were asked, and what is pinned is not fully known yet.
             Err(StoreError::NotFound) if !known => Err(StoreError::Rebuilding),
             // Pinned, so it is lost for now and not absent.

@@ -1,6 +1,7 @@
 //! The tree: blocks into files and directories, and back.
 //!
-//! *Does*: dag-pb and UnixFS (read here, built in [`build`]), HAMT directories, CARs, packs, skyfiles.
+//! *Does*: dag-pb and UnixFS (read here, built in [`build`]), HAMT directories, CARs, packs, skyfiles, TAR and ZIP
+//! archives.
 //! *Hides*: protobuf, HAMT hashing, layouts of bytes.
 //! *Must never know*: where blocks come from, HTTP, clocks. It never awaits and does no IO.
 //! *Words*: a **block** has a CID; a **leaf** is a block of raw file bytes; a **node** is a block that was parsed ([`TreeNode`]);
@@ -21,6 +22,7 @@ pub mod tar;
 #[cfg(test)]
 pub(crate) mod test_dag;
 pub mod unixfs;
+pub mod zip;
 
 use std::borrow::Cow;
 

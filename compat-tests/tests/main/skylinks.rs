@@ -130,7 +130,7 @@ async fn headers_of_one_file() {
     assert_eq!((preflight.status, preflight.header("access-control-max-age").as_deref()), (204, Some("1728000")));
     let landing = portal.gateway.ask("HEAD", "/", &[]).await;
     assert_eq!((landing.status, landing.header("skynet-portal-api")), (200, Some(host)), "clients look for it");
-    assert_eq!(portal.gateway.ask("POST", "/skynet/skyfile", &["Content-Length: 0"]).await.status, 405);
+    assert_eq!(portal.gateway.ask("POST", &target, &["Content-Length: 0"]).await.status, 405);
 }
 
 /// base32 is the same link, in any case.
@@ -252,7 +252,7 @@ async fn links_follow_from_the_content() {
     assert_eq!(renamed.cid, portal.single.cid, "and not in the DAG");
 }
 
-fn from_base64url(text: &str) -> Vec<u8> {
+pub fn from_base64url(text: &str) -> Vec<u8> {
     let value = |byte: u8| match byte {
         b'A'..=b'Z' => byte - b'A',
         b'a'..=b'z' => byte - b'a' + 26,
@@ -272,11 +272,11 @@ fn from_base64url(text: &str) -> Vec<u8> {
     out
 }
 
-fn base64url(bytes: &[u8]) -> String {
+pub fn base64url(bytes: &[u8]) -> String {
     encode(bytes, 6, b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
 }
 
-fn base32hex(bytes: &[u8]) -> String {
+pub fn base32hex(bytes: &[u8]) -> String {
     encode(bytes, 5, b"0123456789abcdefghijklmnopqrstuv")
 }
 

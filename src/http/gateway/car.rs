@@ -126,7 +126,7 @@ pub async fn reply(services: &Services, ask: &Ask, target: &Target, clock: &Cloc
         let walk = CarWalk::new(&way, end, car.scope, car.dups);
         let mut chunks = chunks(services.content.clone(), clock.trace.clone(), target.root, walk).boxed();
         let first = chunks.try_next().await?.unwrap_or_default();
-        (StatusCode::OK, made_on_the_way(services, clock, first, chunks))
+        (StatusCode::OK, made_on_the_way(services, clock, first, chunks, None))
     };
     let mut reply = Response::new(body);
     *reply.status_mut() = status;

@@ -57,7 +57,7 @@ pub async fn reply(services: &Services, ask: &Ask, clock: &Clock, listed: Listed
         segments: target.path.segments()[target.hidden..].to_vec(),
         request_path: on_this_host(&ask.path).into_owned(),
         links: match &target.place {
-            Place::Path => ListingLinks::Here,
+            Place::Path | Place::Skylink { .. } => ListingLinks::Here,
             Place::Subdomain { gateway, .. } => ListingLinks::Gateway { host: gateway.clone() },
             Place::DnsLink { host } => ListingLinks::Dnslink { host: host.clone() },
         },
@@ -86,7 +86,7 @@ pub async fn reply(services: &Services, ask: &Ask, clock: &Clock, listed: Listed
     }
     let first = rows.next().await?.unwrap_or_default();
     let rest = stream::try_unfold(rows, |mut rows| async move { Ok(rows.next().await?.map(|chunk| (Bytes::from(chunk), rows))) });
-    let body = made_on_the_way(services, clock, Bytes::from(first), rest.boxed());
+    let body = made_on_the_way(services, clock, Bytes::from(first), rest.boxed(), None);
     Ok(finish(StatusCode::OK, headers, body, clock, located))
 }
 

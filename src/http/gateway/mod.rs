@@ -6,11 +6,11 @@ mod data;
 mod headers;
 pub(super) mod ipns_record;
 mod listing;
-mod redirects;
+pub(super) mod redirects;
 mod tar;
 mod target;
 
-pub use target::{ContentPath, Moving, Target, content_path_text};
+pub use target::{ContentPath, Moving, Pointed, Target, content_path_text};
 
 use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
@@ -28,11 +28,12 @@ use crate::site::unixfs::{Answer, INDEX_NAME};
 use crate::store::{FileSource, StoreError};
 use crate::tree::{FileNode, Mtime, TreeNode, parse_node};
 
-use super::ask::{Ask, Format, Namespace, Place};
+use super::ask::{Ask, Format, FormatBy, Namespace, Place};
 use super::plan::{self, CACHE_IMMUTABLE, Disposition, Representation, ascii};
-use super::refusal::Refusal;
+use super::refusal::{Refusal, SkyRefusal};
 use super::reply::{BodySource, Clock, Delivery, FilePlan, Reply, ReplyBody, made_here, stamp};
 use super::services::{Content, Services};
+use super::skynet;
 use super::walk::walk;
 use headers::Kind;
 
@@ -66,7 +67,10 @@ pub async fn answer(services: &Services, ask: &Ask, clock: &Clock) -> Result<Rep
     if ask.format == Format::IpnsRecord {
         return ipns_record::reply(services, ask, &content_path, clock).await;
     }
-    let target = Target::of(services, ask, content_path).await?;
+    let target = match Pointed::of(services, ask, content_path).await? {
+        Pointed::Dag(target) => target,
+        Pointed::Skyfile(target) => return skyfile(services, ask, &target, clock).await,
+    };
     if ruled && target.namespace == Namespace::Ipns {
         check_target(services, &target, &target.asked_names())?;
     }
@@ -81,6 +85,15 @@ pub async fn answer(services: &Services, ask: &Ask, clock: &Clock) -> Result<Rep
     match reply {
         Err(Refusal::Store(error)) if ask.only_if_cached && is_absent(&error) => Err(Refusal::NotAtHand),
         reply => reply,
+    }
+}
+
+/// A name that points to a skylink. Skyfiles have no blocks, so a format of blocks that stands in the URL is refused; an
+/// Accept may name others beside it.
+async fn skyfile(services: &Services, ask: &Ask, target: &skynet::Target, clock: &Clock) -> Result<Reply, Refusal> {
+    match (ask.format, ask.format_by) {
+        (Format::Deserialized, _) | (_, FormatBy::Accept) => skynet::content::answer_target(services, ask, target, clock).await,
+        (format, _) => Err(SkyRefusal::NoDag { format: format.name() }.into()),
     }
 }
 
@@ -103,12 +116,17 @@ fn check_target(services: &Services, target: &Target, below: &str) -> Result<(),
 
 /// Which rule forbids it.
 fn denied(content: &dyn Content, target: &Target, below: &str) -> Option<Reason> {
-    let path = |above: String| format!("{above}/{below}").trim_matches('/').to_owned();
-    let of_name = |NameOnTheWay { name, below: above }: &NameOnTheWay| {
-        content.denied(&Subject::Ipns { name, path: &path(above.segments().join("/")) })
-    };
-    let of_names = target.names.iter().find_map(of_name);
-    of_names.or_else(|| content.denied(&Subject::Ipfs { root: &target.root, path: &path(target.hidden_names()) }))
+    let path = format!("{}/{below}", target.hidden_names());
+    let root = Subject::Ipfs { root: &target.root, path: path.trim_matches('/') };
+    names_denied(content, &target.names, below).or_else(|| content.denied(&root))
+}
+
+/// Which rule forbids one of these names with this path below the last.
+fn names_denied(content: &dyn Content, names: &[NameOnTheWay], below: &str) -> Option<Reason> {
+    names.iter().find_map(|NameOnTheWay { name, below: above }| {
+        let path = format!("{}/{below}", above.segments().join("/"));
+        content.denied(&Subject::Ipns { name, path: path.trim_matches('/') })
+    })
 }
 
 /// Rules about one block.

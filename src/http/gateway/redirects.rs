@@ -21,7 +21,9 @@ pub async fn on_missing(services: &Services, ask: &Ask, target: &Target, clock: 
     let Some(redirects) = read(services, target, clock).await? else { return Err(Refusal::NoSuchPath { missing }) };
     match redirects.find(&target.path.segments()[target.hidden..], ask.query.as_deref()) {
         None => Err(Refusal::NoSuchPath { missing }),
-        Some(Found::Redirect { status, location }) => redirect(ask, target, clock, status, &location),
+        Some(Found::Redirect { status, location }) => {
+            redirect(ask, clock, status, &location, target.cache_control(CACHE_IMMUTABLE))
+        }
         Some(Found::Rewrite { path }) => send(services, ask, target, clock, StatusCode::OK, &path).await,
         Some(Found::Page { status, path }) => {
             let status = StatusCode::from_u16(status).expect("the format has only real statuses");
@@ -79,12 +81,19 @@ async fn send(
     }
 }
 
-fn redirect(ask: &Ask, target: &Target, clock: &Clock, status: u16, location: &str) -> Result<Reply, Refusal> {
+/// The reply of a rule that leads elsewhere, of any kind of site.
+pub(in crate::http) fn redirect(
+    ask: &Ask,
+    clock: &Clock,
+    status: u16,
+    location: &str,
+    cache: Option<HeaderValue>,
+) -> Result<Reply, Refusal> {
     let status = StatusCode::from_u16(status).expect("the format has only real statuses");
     let value = HeaderValue::try_from(location).map_err(|_| Refusal::BadQuery("it does not fit into an address"))?;
     let mut reply: Response<_> = made_here(status, "text/plain; charset=utf-8", &ask.method, format!("{location}\n"));
     reply.headers_mut().insert(header::LOCATION, value);
-    if let Some(rule) = target.cache_control(CACHE_IMMUTABLE) {
+    if let Some(rule) = cache {
         reply.headers_mut().insert(header::CACHE_CONTROL, rule);
     }
     stamp(reply.headers_mut(), clock, clock.started.elapsed());

@@ -65,7 +65,7 @@ pub async fn reply(services: &Services, ask: &Ask, target: &Target, clock: &Cloc
             let first = archive.next().await?.unwrap_or_default();
             let rest =
                 stream::try_unfold(archive, |mut archive| async move { Ok(archive.next().await?.map(|chunk| (chunk, archive))) });
-            (StatusCode::OK, made_on_the_way(services, clock, first, rest.boxed()))
+            (StatusCode::OK, made_on_the_way(services, clock, first, rest.boxed(), None))
         }
     };
     let mut reply = Response::new(body);

@@ -11,6 +11,8 @@ use super::super::ask::{Ask, Namespace, Place};
 use super::super::plan::ascii;
 use super::super::refusal::Refusal;
 use super::super::services::Services;
+use super::super::skynet;
+use super::names_denied;
 
 /// A root and a path inside it, with what the reply has to know of the way there.
 #[derive(Debug, Clone)]
@@ -72,6 +74,7 @@ impl ContentPath {
 pub fn content_path_text(ask: &Ask) -> String {
     match &ask.place {
         Place::Path => ask.path.clone(),
+        Place::Skylink { link, .. } => format!("/{link}{}", ask.path),
         Place::Subdomain { namespace, root_text, .. } => format!("/{}/{root_text}{}", namespace.as_str(), ask.path),
         Place::DnsLink { host } => format!("/ipns/{}{}", without_port(host), ask.path),
     }
@@ -81,33 +84,52 @@ fn without_port(host: &str) -> &str {
     host.rsplit_once(':').filter(|(_, port)| port.bytes().all(|b| b.is_ascii_digit())).map_or(host, |(name, _)| name)
 }
 
-impl Target {
+/// What an address leads to, once its name is followed.
+#[derive(Debug, Clone)]
+pub enum Pointed {
+    Dag(Target),
+    Skyfile(skynet::Target),
+}
+
+impl Pointed {
     /// Resolves the address of a request.
-    pub async fn of(services: &Services, ask: &Ask, content_path: ContentPath) -> Result<Target, Refusal> {
+    pub async fn of(services: &Services, ask: &Ask, content_path: ContentPath) -> Result<Pointed, Refusal> {
         match content_path {
             ContentPath::Ipfs { root, root_text, path } => {
                 let (namespace, place) = (Namespace::Ipfs, ask.place.clone());
-                Ok(Target { namespace, root, root_text, path, hidden: 0, names: Vec::new(), moving: None, place })
+                Ok(Pointed::Dag(Target { namespace, root, root_text, path, hidden: 0, names: Vec::new(), moving: None, place }))
             }
             ContentPath::Ipns { name, path } => {
                 let Resolved { pointee, names, ttl, found_at } = services.names.resolve(&name).await?;
+                let moving = Some(Moving { ttl, found_at });
                 match pointee {
-                    Pointee::Ipfs { root, path: above } => Ok(Target {
+                    Pointee::Ipfs { root, path: above } => Ok(Pointed::Dag(Target {
                         namespace: Namespace::Ipns,
                         root,
                         root_text: name,
                         hidden: above.segments().len(),
                         path: above.join(&path).map_err(|error| ask.bad_path(error))?,
                         names,
-                        moving: Some(Moving { ttl, found_at }),
+                        moving,
                         place: ask.place.clone(),
-                    }),
-                    Pointee::Skylink { .. } => Err(Refusal::NoRoute),
+                    })),
+                    Pointee::Skylink { link, path_text } => {
+                        if let Some(reason) = names_denied(services.content.as_ref(), &names, &path.segments().join("/")) {
+                            return Err(Refusal::Denied(Box::new(reason)));
+                        }
+                        let below = match ask.place {
+                            Place::Path => ask.path.splitn(3, '/').nth(2).and_then(|rest| rest.find('/').map(|at| &rest[at..])),
+                            Place::Subdomain { .. } | Place::DnsLink { .. } | Place::Skylink { .. } => Some(ask.path.as_str()),
+                        };
+                        Ok(Pointed::Skyfile(skynet::Target::below(ask, link, &path_text, below.unwrap_or_default(), moving)))
+                    }
                 }
             }
         }
     }
+}
 
+impl Target {
     /// The names of the path that stand in the URL, decoded.
     pub fn asked_names(&self) -> String {
         self.path.segments()[self.hidden..].join("/")

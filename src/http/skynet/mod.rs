@@ -3,18 +3,28 @@
 //! Skynet's clients read errors as JSON and need its own headers and CORS on every reply. The API answers on portal
 //! domains only, never on an origin of content (`design.md` 10): [`hosts`](super::hosts) has seen to that before.
 
+mod archive;
 pub mod content;
+mod query;
+mod redirects;
+mod resolve;
+mod sectors;
+mod target;
 mod tus;
 
 use ::http::header::{self, HeaderName, HeaderValue};
 use ::http::{Method, Response, StatusCode};
 use hyper::upgrade::OnUpgrade;
 
-use super::ask::Ask;
+pub use target::Target;
+
+use super::ask::{Ask, Place};
 use super::caller::Sender;
+use super::plan::Disposition;
 use super::refusal::Refusal;
 use super::reply::{Clock, Reply, ReplyBody};
 use super::services::{Services, UploadStream};
+use sectors::Wanted;
 
 const SKYNET_PORTAL_API: HeaderName = HeaderName::from_static("skynet-portal-api");
 const SKYNET_SERVER_API: HeaderName = HeaderName::from_static("skynet-server-api");
@@ -43,7 +53,48 @@ pub async fn api(call: Call<'_>) -> Result<Reply, Refusal> {
         return Ok(no_content());
     }
     match ask.path.as_str() {
+        path if downloads(path) => download(call.services, read_only(ask)?, call.clock).await,
         _ => Err(Refusal::NoRoute),
+    }
+}
+
+/// Routes that only read skyfiles. The skylink stands behind them.
+const OF_SKYLINK: [(&str, Wanted); 5] = [
+    ("/skynet/metadata/", Wanted::Metadata),
+    ("/skynet/basesector/", Wanted::BaseSector),
+    ("/skynet/trustless/basesector/", Wanted::ProvedBaseSector),
+    ("/skynet/resolve/", Wanted::Resolved),
+    ("/skynet/health/skylink/", Wanted::Health),
+];
+/// A file or a folder for keeping, and what the portal's own `/{skylink}` was called behind its proxy.
+const ATTACHMENT: &str = "/file";
+const SKYLINK: &str = "/skynet/skylink";
+const ROOT: &str = "/skynet/root";
+
+fn downloads(path: &str) -> bool {
+    let below = |prefix: &str| path.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('/'));
+    path == ROOT || below(ATTACHMENT) || below(SKYLINK) || OF_SKYLINK.iter().any(|(prefix, _)| path.starts_with(prefix))
+}
+
+async fn download(services: &Services, ask: &Ask, clock: &Clock) -> Result<Reply, Refusal> {
+    if ask.path == ROOT {
+        return sectors::root(services, ask, clock).await;
+    }
+    for (prefix, disposition) in [(ATTACHMENT, Disposition::Attachment), (SKYLINK, Disposition::Inline)] {
+        if let Some(path) = ask.path.strip_prefix(prefix) {
+            return content::answer_below(services, ask, clock, path, disposition).await;
+        }
+    }
+    let found = OF_SKYLINK.iter().find_map(|(prefix, wanted)| Some((*wanted, ask.path.strip_prefix(prefix)?)));
+    let (wanted, text) = found.ok_or(Refusal::NoRoute)?;
+    sectors::of_skylink(services, ask, clock, wanted, text).await
+}
+
+/// A route that takes nothing.
+fn read_only(ask: &Ask) -> Result<&Ask, Refusal> {
+    match ask.method {
+        Method::GET | Method::HEAD => Ok(ask),
+        _ => Err(Refusal::Method),
     }
 }
 
@@ -65,7 +116,12 @@ pub fn with_portal_headers(mut reply: Reply, ask: &Ask) -> Reply {
     /// Preflights are asked anew after twenty days.
     const PREFLIGHT_SECONDS: &str = "1728000";
     let headers = reply.headers_mut();
-    if let Some(api) = ask.host.as_ref().and_then(|host| HeaderValue::try_from(format!("http://{host}")).ok()) {
+    let portal = match &ask.place {
+        Place::Skylink { portal, .. } => Some(portal),
+        Place::Path | Place::Subdomain { .. } | Place::DnsLink { .. } => ask.host.as_ref(),
+    };
+    let api = portal.and_then(|portal| HeaderValue::try_from(format!("{}://{portal}", ask.scheme.as_str())).ok());
+    if let Some(api) = api {
         headers.insert(SKYNET_PORTAL_API, api.clone());
         headers.insert(SKYNET_SERVER_API, api);
     }
