@@ -14,6 +14,7 @@ mod ipfs;
 mod losses;
 mod portal_api;
 mod portal_tus;
+mod portal_uploads;
 mod security;
 mod serve;
 mod skylinks;
