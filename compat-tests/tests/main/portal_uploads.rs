@@ -250,6 +250,32 @@ async fn who_may_upload() {
     assert_eq!(pin_count(&gateway).await, before + 1);
 }
 
+/// A key's own limit holds whether the length is told or not, and nothing of what is beyond is kept.
+#[tokio::test]
+async fn a_key_with_a_small_limit() {
+    let (_folder, gateway) = gateway().await;
+    let made = gateway.command(&["key", "add", "small", "--upload-bytes", "1 MB"]);
+    let made: Value = serde_json::from_slice(&made.stdout).expect("JSON");
+    let key = format!("Skynet-Api-Key: {}", made["key"].as_str().expect("a secret"));
+    let before = pin_count(&gateway).await;
+    let bytes = seeded_bytes(76, 2 * MIB);
+    let body = form(&[Part("file", "f.bin", &[], &bytes)]);
+    let told = post(&gateway, "/skynet/skyfile", &[&key, FORM], &body).await;
+    assert_eq!(told.status, 413, "{}", told.text());
+    let host = gateway.public.trim_start_matches("http://");
+    let head = format!(
+        "POST /skynet/skyfile HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n{key}\r\n{FORM}\r\n\r\n"
+    );
+    let chunked = [head.as_bytes(), format!("{:x}\r\n", body.len()).as_bytes(), &body, b"\r\n0\r\n\r\n"].concat();
+    let untold = wire::exchange(&gateway.public, &chunked, "POST").await;
+    assert_eq!(untold.status, 413, "{}", untold.text());
+    assert!(untold.json()["message"].is_string());
+    assert_eq!(pin_count(&gateway).await, before);
+    let small = form(&[Part("file", "f.bin", &[], &bytes[..4096])]);
+    assert_eq!(post(&gateway, "/skynet/skyfile", &[&key, FORM], &small).await.status, 200);
+    assert_eq!(pin_count(&gateway).await, before + 1);
+}
+
 #[tokio::test]
 async fn pins_of_several_owners() {
     let (_folder, gateway) = gateway().await;
