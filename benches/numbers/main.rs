@@ -20,6 +20,7 @@ mod load;
 mod process;
 mod ranges;
 mod report;
+mod uploading;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -85,7 +86,7 @@ impl Plan {
 type Part = (&'static str, fn(&Plan, &mut Report));
 
 /// In the order in which they run.
-const PARTS: [Part; 8] = [
+const PARTS: [Part; 9] = [
     ("idle", adding::idle),
     ("add", adding::one_large_file),
     ("many", adding::many_small_files),
@@ -94,6 +95,7 @@ const PARTS: [Part; 8] = [
     ("cached", beside_nginx::cached),
     ("directory", directory::directory),
     ("archive", archive::archive),
+    ("uploads", uploading::small_uploads),
 ];
 
 fn main() -> ExitCode {

@@ -139,8 +139,8 @@ pub enum Refusal {
     CookieWrite,
     #[error("this login link was used, or is too old")]
     LoginSpent,
-    #[error("no pin under this address")]
-    NoPin,
+    #[error("{0}")]
+    Pin(#[from] PinRefusal),
 }
 
 /// Why a request for an IPNS record, or with one, is refused.
@@ -216,6 +216,20 @@ pub enum SkyRefusal {
     NoResolver,
     #[error("a path of a file in it leads out of its folder, or cannot stand in an archive")]
     BadArchivePath,
+}
+
+/// Why something is not pinned, or not unpinned, or taken in otherwise than asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PinRefusal {
+    #[error("no pin under this address")]
+    NoPin,
+    #[error("pinned by others")]
+    NotOwner,
+    #[error("a version 2 skylink cannot be pinned")]
+    Resolver,
+    /// An address that takes something, and has nothing to give.
+    #[error("this address takes POST")]
+    PostOnly,
 }
 
 impl From<StoreError> for Refusal {
@@ -430,9 +444,7 @@ impl Refusal {
                 "this login link was used already, or is too old",
                 "Start the gateway anew, or ask POST /api/v1/login-link with the API key, for another one.",
             ),
-            Refusal::NoPin => {
-                row(S::NOT_FOUND, NoStore, "nothing is pinned under this address", "`skygate pin ls` shows what is pinned.")
-            }
+            Refusal::Pin(refusal) => pin_row(refusal),
         }
     }
 }
@@ -446,6 +458,25 @@ fn denied_row(reason: &Reason) -> Row {
     let why = reason.text.as_ref().map_or_else(String::new, |text| format!(": {text}"));
     let sentence = format!("the operator of this gateway does not serve this content, by the list {}{why}", reason.list);
     row(status, CacheRule::NoStore, sentence, "Ask the operator if you think that this is a mistake.")
+}
+
+fn pin_row(refusal: &PinRefusal) -> Row {
+    match refusal {
+        PinRefusal::NoPin => {
+            row(S::NOT_FOUND, NoStore, "nothing is pinned under this address", "`skygate pin ls` shows what is pinned.")
+        }
+        PinRefusal::NotOwner => row(
+            S::FORBIDDEN,
+            NoStore,
+            "this is pinned by others, and only they and the operator may unpin it",
+            "Use the API key that it was stored with.",
+        ),
+        // The words of Skynet's daemon.
+        PinRefusal::Resolver => {
+            row(S::BAD_REQUEST, NoStore, "can't pin version 2 skylink", "Pin the version 1 skylink that it points to.")
+        }
+        PinRefusal::PostOnly => row(S::METHOD_NOT_ALLOWED, NoStore, "this address takes POST, and nothing else", "Use POST."),
+    }
 }
 
 /// Stored data: what is known absent, what is lost, what is late.

@@ -19,7 +19,7 @@ use crate::access::Access;
 use crate::address::{Address, Cid, Skylink};
 use crate::deny::{Reason, Subject};
 use crate::ingest::spool::Spool;
-use crate::ingest::{AddReport, ImportReport, Ingest, IngestError, SkyOptions, SkyPart, SkyReport};
+use crate::ingest::{AddReport, ImportReport, Ingest, IngestError, SkyOptions, SkyPart, SkyReport, Unpinned, Whose};
 use crate::measure::{Measures, Trace};
 use crate::names::{EntryId, NameError, NameRow, Names, PutEntryError, Resolved, SignedEntry, StoredRecord};
 use crate::records::Extent;
@@ -286,17 +286,41 @@ pub type UploadStream = BoxStream<'static, Result<Bytes, std::io::Error>>;
 /// The files of a skyfile as they come in.
 pub type SkyParts = BoxStream<'static, Result<SkyPart, IngestError>>;
 
+/// A backup as it comes in.
+pub type BackupStream = BoxStream<'static, Result<Bytes, IngestError>>;
+
 /// What a portal takes in.
 #[async_trait]
 pub trait Uploads: Send + Sync + 'static {
     /// Takes in the files of one skyfile; nothing is visible before the answer.
     async fn skyfile(&self, parts: SkyParts, options: SkyOptions) -> Result<SkyReport, IngestError>;
+
+    /// Takes in a skyfile's backup.
+    async fn restore(&self, backup: BackupStream, owner: &str) -> Result<SkyReport, IngestError>;
+
+    /// Keeps what is stored under a version 1 skylink alive for this owner, too.
+    async fn pin(&self, link: &Skylink, owner: &str) -> Result<(), IngestError>;
+
+    /// Removes pins of a version 1 skylink.
+    async fn unpin(&self, link: &Skylink, whose: Whose) -> Result<Unpinned, IngestError>;
 }
 
 #[async_trait]
 impl Uploads for Ingest {
     async fn skyfile(&self, parts: SkyParts, options: SkyOptions) -> Result<SkyReport, IngestError> {
         Ingest::skyfile(self, parts, options).await
+    }
+
+    async fn restore(&self, backup: BackupStream, owner: &str) -> Result<SkyReport, IngestError> {
+        Ingest::restore(self, backup, owner.to_owned()).await
+    }
+
+    async fn pin(&self, link: &Skylink, owner: &str) -> Result<(), IngestError> {
+        Ingest::pin(self, link, owner).await
+    }
+
+    async fn unpin(&self, link: &Skylink, whose: Whose) -> Result<Unpinned, IngestError> {
+        Ingest::unpin(self, link, whose).await
     }
 }
 

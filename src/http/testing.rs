@@ -20,15 +20,15 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::services::{
-    Content, HostView, HttpOptions, Naming, Operations, PinPage, PinView, Readiness, Services, SkyParts, Skyfile, UploadStream,
-    Uploads,
+    BackupStream, Content, HostView, HttpOptions, Naming, Operations, PinPage, PinView, Readiness, Services, SkyParts, Skyfile,
+    UploadStream, Uploads,
 };
 use super::{AnswerCache, Listeners, run};
 use crate::access::Access;
 use crate::address::{Address, Cid, Skylink, codec, parse_cid};
 use crate::deny::{DenyList, Reason, Subject};
 use crate::ingest::spool::{ContentStream, Done, Encode, Spool, SpoolOptions, SpooledFile};
-use crate::ingest::{AddReport, ImportReport, IngestError, SkyFile, SkyOptions, SkyPart, SkyPurpose, SkyReport};
+use crate::ingest::{AddReport, ImportReport, IngestError, SkyFile, SkyOptions, SkyPart, SkyPurpose, SkyReport, Unpinned, Whose};
 use crate::measure::{Measures, Tier, Trace};
 use crate::names::{EntryId, IpnsName, NameError, NameOrigin, NameRow, PutEntryError, Resolved, SignedEntry, StoredRecord};
 use crate::records::Extent;
@@ -390,6 +390,22 @@ impl Uploads for Desk {
         let durability = (options.purpose == SkyPurpose::Store).then_some(Durability::Complete);
         self.skyfiles.lock().expect("lock").push((options, built.base));
         Ok(SkyReport { skylink, cid, size_bytes: content.len() as u64, files: files.len() as u64, durability })
+    }
+
+    async fn restore(&self, _: BackupStream, _: &str) -> Result<SkyReport, IngestError> {
+        Err(IngestError::Busy)
+    }
+
+    /// Others than `local` have pinned everything.
+    async fn pin(&self, _: &Skylink, _: &str) -> Result<(), IngestError> {
+        Ok(())
+    }
+
+    async fn unpin(&self, _: &Skylink, whose: Whose) -> Result<Unpinned, IngestError> {
+        Ok(match whose {
+            Whose::Everybody => Unpinned { removed: 1, left: 0 },
+            Whose::Owner(_) => Unpinned { removed: 0, left: 1 },
+        })
     }
 }
 

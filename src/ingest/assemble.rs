@@ -48,12 +48,28 @@ pub struct Assembled {
     pub idem: Option<[u8; 32]>,
     pub name: String,
     pub built: Built,
-    /// Of the skyfile; `None` when there was no file.
-    pub metadata: Option<Metadata>,
+    pub body: SkyBody,
     pub file_count: u64,
-    pub content: Taken,
     pub blocks: Blocks,
     pub compute: Arc<Semaphore>,
+}
+
+/// The skyfile of an upload.
+pub enum SkyBody {
+    /// There was no file.
+    None,
+    Made(Metadata, Taken),
+    /// Its base sector came as it is.
+    Given(GivenSector),
+}
+
+/// A whole base sector of a small skyfile, checked against its skylink.
+pub struct GivenSector {
+    pub link: Skylink,
+    pub sector: Vec<u8>,
+    /// Where the content stands in it.
+    pub at: u32,
+    pub size: u64,
 }
 
 /// The blocks of the upload: for its pack, and as rows of the pin while they are few.
@@ -163,14 +179,14 @@ impl Assembly {
         // A file is its own name; a folder's is the upload's.
         let filename = if head.root == RootKind::File { &files[0].path } else { &head.name };
         let metadata = if files.is_empty() { None } else { Some(upload_metadata(filename, &files)?) };
+        let content = writer.finish()?;
         Ok(Assembled {
             owner: self.owner,
             idem: self.idem,
             name: head.name,
             built,
-            metadata,
+            body: metadata.map_or(SkyBody::None, |metadata| SkyBody::Made(metadata, content)),
             file_count: files.len() as u64,
-            content: writer.finish()?,
             blocks,
             compute: self.compute,
         })
@@ -228,12 +244,16 @@ pub struct StoredSkyfile {
 impl Assembled {
     /// Stores what is left, commits the pin, and waits a little for the pieces beyond the acknowledgement.
     pub async fn store(self, store: &Store, complete_wait: Duration) -> Result<AddReport, IngestError> {
-        let Assembled { owner, idem, name, built, metadata, file_count, content, blocks, compute } = self;
+        let Assembled { owner, idem, name, built, body, file_count, blocks, compute } = self;
         let mut written = Vec::new();
         let mut skyfiles = Vec::new();
         let mut skylink = None;
-        if let Some(metadata) = metadata {
-            let stored = store_skyfile(store, &metadata, content, &mut written).await?;
+        let stored = match body {
+            SkyBody::None => None,
+            SkyBody::Made(metadata, content) => Some(store_skyfile(store, &metadata, content, &mut written).await?),
+            SkyBody::Given(given) => Some(given.store(store, &mut written).await?),
+        };
+        if let Some(stored) = stored {
             skylink = Some(stored.link);
             skyfiles.push(stored.skyfile);
         }
@@ -270,9 +290,12 @@ impl Assembled {
 
     /// The addresses that [`Assembled::store`] would give, for an upload whose slabs were not kept either.
     pub async fn name_only(self, store: &Store) -> Result<(Cid, Option<Skylink>), IngestError> {
-        let Some(metadata) = self.metadata else { return Ok((self.built.cid, None)) };
-        let json = metadata.encode();
-        let (size, slabs) = match self.content {
+        let (json, content) = match self.body {
+            SkyBody::None => return Ok((self.built.cid, None)),
+            SkyBody::Given(given) => return Ok((self.built.cid, Some(given.link))),
+            SkyBody::Made(metadata, content) => (metadata.encode(), content),
+        };
+        let (size, slabs) = match content {
             Taken::Small(content) if fits_small(&json, content.len() as u64) => {
                 let built = build_small(&json, &content).map_err(bad_skyfile)?;
                 return Ok((self.built.cid, Some(link_of(&built, sector_root(&built.base)))));
@@ -284,6 +307,17 @@ impl Assembled {
         };
         let built = build_large_of(store, &json, size, &slabs)?;
         Ok((self.built.cid, Some(link_of(&built, sector_root(&built.base)))))
+    }
+}
+
+impl GivenSector {
+    async fn store(self, store: &Store, written: &mut Vec<Written>) -> Result<StoredSkyfile, IngestError> {
+        let GivenSector { link, sector, at, size } = self;
+        let object = build_object(&sector, 0, 0, store.epoch());
+        let root = object.root;
+        written.push(store.write_base(object).await?);
+        let used = at + u32::try_from(size).expect("a small skyfile fits its sector");
+        Ok(StoredSkyfile { skyfile: SkyfileRef { k: 0, m: 0, at, root: root.0, size, used, roots: Bytes::new() }, link })
     }
 }
 

@@ -4,7 +4,8 @@
 //! they arrive, writes them through `store`; then base sector, pack, pin. The pin at its quorum is the commit point:
 //! before it nothing is visible, after it everything is.
 //!
-//! Uploads come as add streams (`frames`), as CARs (`import`), and in Skynet's shapes (`skyfile`).
+//! Uploads come as add streams (`frames`), as CARs (`import`), and in Skynet's shapes (`skyfile`,
+//! `restore`).
 //!
 //! What it hides: that a folder becomes one skyfile, one DAG over the same bytes, and one pack that maps the one on
 //! the other. What it must never know: HTTP, hosts, where a client's files lie.
@@ -17,6 +18,7 @@
 mod assemble;
 mod frames;
 mod import;
+pub mod restore;
 mod skyfile;
 pub mod spool;
 mod writer;
@@ -35,6 +37,7 @@ use crate::tree::TreeError;
 use crate::tree::build::BuildError;
 use crate::tree::skyfile::{MetadataError, UploadMetadataError};
 
+pub use crate::store::{Unpinned, Whose};
 pub use frames::UPLOAD_STALL;
 pub use import::{IMPORT_BLOCKS_MAX, IMPORT_ROOTS_MAX, ImportReport};
 pub use skyfile::{CONTENT_TYPE_BYTES_MAX, SKY_PATH_BYTES_MAX, SkyFile, SkyOptions, SkyPart, SkyPlace, SkyPurpose, SkyReport};

@@ -9,14 +9,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-use crate::address::{Cid, Skylink, cid_v1};
-use crate::store::{Durability, Pin, Store, StoreError};
+use crate::address::{Cid, Skylink, SkylinkKind, cid_v1};
+use crate::store::{Durability, Pin, Store, StoreError, UnpinRoot, Unpinned, Whose};
 use crate::tree::build::{Built, FileBuilder, Profile, TreeBuilder};
 use crate::tree::skyfile::{METADATA_BYTES_MAX, SUBFILES_MAX, UploadFile, UploadSaid, UploadShape, validate_path};
 
-use super::assemble::{Assembled, Blocks, Sink, WORK_BYTES};
+use super::assemble::{Assembled, Blocks, Sink, SkyBody, WORK_BYTES, unix_ms};
 use super::writer::{ContentWriter, Keep};
 use super::{AddReport, COMPLETE_WAIT, Ingest, IngestError, UPLOAD_STALL, idem_hash, report_of};
 
@@ -100,8 +100,7 @@ impl Ingest {
         S: Stream<Item = Result<SkyPart, IngestError>> + Send + Unpin,
     {
         options.said.check()?;
-        let place = tokio::time::timeout(PLACE_WAIT, self.uploads.clone().acquire_owned()).await;
-        let _permit = place.map_err(|_| IngestError::Busy)?.expect("the semaphore is never closed");
+        let _permit = self.place().await?;
         let purpose = options.purpose;
         let idem = options.idempotency_key.as_deref().map(|key| idem_hash(&options.owner, key));
         let _key = idem.map(|idem| self.hold_key(idem)).transpose()?;
@@ -126,6 +125,29 @@ impl Ingest {
         }
         let stored = assembled.store(&self.store, COMPLETE_WAIT).await?;
         Ok(report(stored.cid, stored.skylink, Some(stored.durability)))
+    }
+
+    /// One of the places for uploads, or nothing when none gets free in time.
+    pub(super) async fn place(&self) -> Result<OwnedSemaphorePermit, IngestError> {
+        let place = tokio::time::timeout(PLACE_WAIT, self.uploads.clone().acquire_owned()).await;
+        Ok(place.map_err(|_| IngestError::Busy)?.expect("the semaphore is never closed"))
+    }
+
+    /// Keeps the skyfile of a version 1 skylink, and the DAG over it, alive for one more owner. Once is enough.
+    pub async fn pin(&self, link: &Skylink, owner: &str) -> Result<(), IngestError> {
+        Ok(self.store.pin_for(&sector_root_of(link)?, owner, unix_ms()).await?)
+    }
+
+    /// Removes pins of the skyfile of a version 1 skylink.
+    pub async fn unpin(&self, link: &Skylink, whose: Whose) -> Result<Unpinned, IngestError> {
+        Ok(self.store.unpin_of(&UnpinRoot::Sector(sector_root_of(link)?), &whose).await?)
+    }
+}
+
+fn sector_root_of(link: &Skylink) -> Result<[u8; 32], IngestError> {
+    match link.kind() {
+        SkylinkKind::V1 { root, .. } => Ok(root),
+        SkylinkKind::V2 { .. } => Err(IngestError::bad("a version 2 skylink is a pointer: name what it points to")),
     }
 }
 
@@ -228,9 +250,8 @@ impl Intake {
             idem: self.idem,
             name: metadata.filename.clone(),
             built,
-            metadata: Some(metadata),
+            body: SkyBody::Made(metadata, self.writer.finish()?),
             file_count: self.files.len() as u64,
-            content: self.writer.finish()?,
             blocks: self.blocks,
             compute: self.compute,
         })

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 
 use crate::address::Cid;
+use crate::deny::Subject;
 use crate::measure::{Class, Endpoint};
 use crate::records::{Kind, Order, Record, RecordKey};
 use crate::renter::Written;
@@ -13,7 +14,7 @@ use crate::sector::{EncodedSlab, Root, SectorObject, SlabEncoder};
 use crate::tree::pack::PackHead;
 
 use super::catalog::PinRow as CatalogPin;
-use super::{Inner, Pin, Store, StoreError};
+use super::{Inner, Pin, Store, StoreError, pin_key};
 
 /// A pin's id is drawn anew for each upload, so its record has no earlier version.
 const FIRST_VERSION: u64 = 1;
@@ -102,18 +103,69 @@ impl Store {
 
     /// Removes all pins of a root: CID or sector root. Returns how many. What they alone kept alive is then absent.
     pub async fn unpin(&self, root: &UnpinRoot) -> Result<usize, StoreError> {
+        Ok(self.unpin_of(root, &Whose::Everybody).await?.removed)
+    }
+
+    /// The same for the pins of one owner.
+    pub async fn unpin_of(&self, root: &UnpinRoot, whose: &Whose) -> Result<Unpinned, StoreError> {
         let name = match root {
             UnpinRoot::Cid(cid) => cid.hash().to_bytes(),
             UnpinRoot::Sector(root) => root.to_vec(),
         };
-        let rows = self.inner.catalog.by_root(&name)?;
-        for row in &rows {
+        let mut unpinned = Unpinned { removed: 0, left: 0 };
+        for row in self.inner.catalog.by_root(&name)? {
+            if matches!(whose, Whose::Owner(owner) if Pin::decode(&row.body)?.owner != *owner) {
+                unpinned.left += 1;
+                continue;
+            }
             let inner = self.inner.clone();
-            let row = row.clone();
             tokio::spawn(async move { inner.unpin(row).await }).await.expect("an unpin does not panic")?;
+            unpinned.removed += 1;
         }
-        Ok(rows.len())
+        Ok(unpinned)
     }
+
+    /// Pins the skyfile of this sector root once more, for another owner: the same content under a record of their own.
+    /// Whoever has such a pin keeps that.
+    pub async fn pin_for(&self, root: &[u8; 32], owner: &str, created_ms: u64) -> Result<(), StoreError> {
+        if let Some(reason) = self.inner.denied.check(&Subject::Sector { root }) {
+            return Err(StoreError::denied(reason));
+        }
+        // In this order, as for every absence: the pin may come with the catalog's last page.
+        let complete = self.inner.catalog.is_complete();
+        let mut found: Option<(CatalogPin, Pin)> = None;
+        for row in self.inner.catalog.by_root(root)? {
+            let pin = Pin::decode(&row.body)?;
+            if pin.partial || pin.skylink().is_none_or(|link| link.hash() != root) {
+                continue;
+            }
+            if pin.owner == owner {
+                return Ok(());
+            }
+            found.get_or_insert((row, pin));
+        }
+        let missing = || if complete { StoreError::NotFound } else { StoreError::Rebuilding };
+        let (row, pin) = found.ok_or_else(missing)?;
+        let cid = pin.cid().ok_or_else(|| StoreError::BadPin("it has no CID".to_owned()))?;
+        let durability = if row.complete { Durability::Complete } else { Durability::Acknowledged };
+        let commit = Commit { key: pin_key(&cid, &rand::random()), pin: pin.of(owner, created_ms), pack: None, durability };
+        self.commit(commit).await
+    }
+}
+
+/// Whose pins are meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Whose {
+    Everybody,
+    Owner(String),
+}
+
+/// What became of the pins of a root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unpinned {
+    pub removed: usize,
+    /// Of others.
+    pub left: usize,
 }
 
 /// What `pin rm` names.

@@ -45,7 +45,7 @@ use crate::tree::skyfile::SkyfileError;
 pub use crate::renter::{Completion, Written};
 pub use blocks::BLOCK_BYTES_MAX;
 pub use catalog::{CatalogError, PinRow as CatalogPin};
-pub use commit::{Commit, Durability, UnpinRoot};
+pub use commit::{Commit, Durability, UnpinRoot, Unpinned, Whose};
 pub use pin::{NewPin, PIN_ROW_DATA_MAX, PIN_ROWS_MAX, Pin, PinRow, pin_key};
 pub use sectors::{ProvedSlice, SkyfileHealth};
 pub use skyfiles::OpenSkyfile;

@@ -113,6 +113,11 @@ impl Pin {
         }
     }
 
+    /// The same content, pinned by another owner.
+    pub fn of(self, owner: &str, created_ms: u64) -> Pin {
+        Pin { owner: owner.to_owned(), created: created_ms, idem: None, ..self }
+    }
+
     pub fn encode(&self) -> Vec<u8> {
         serde_ipld_dagcbor::to_vec(self).expect("a pin is made of plain values")
     }

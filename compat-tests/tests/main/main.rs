@@ -18,6 +18,7 @@ mod losses;
 mod portal_api;
 mod portal_content;
 mod portal_tus;
+mod portal_uploads;
 mod security;
 mod serve;
 mod skylinks;

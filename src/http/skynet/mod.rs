@@ -5,12 +5,15 @@
 
 mod archive;
 pub mod content;
+pub mod multipart;
+mod pin;
 mod query;
 mod redirects;
 mod resolve;
 mod sectors;
 mod target;
 mod tus;
+pub mod upload;
 
 use ::http::header::{self, HeaderName, HeaderValue};
 use ::http::{Method, Response, StatusCode};
@@ -21,7 +24,7 @@ pub use target::Target;
 use super::ask::{Ask, Place};
 use super::caller::Sender;
 use super::plan::Disposition;
-use super::refusal::Refusal;
+use super::refusal::{PinRefusal, Refusal};
 use super::reply::{Clock, Reply, ReplyBody};
 use super::services::{Services, UploadStream};
 use sectors::Wanted;
@@ -52,8 +55,18 @@ pub async fn api(call: Call<'_>) -> Result<Reply, Refusal> {
     if ask.method == Method::OPTIONS {
         return Ok(no_content());
     }
-    match ask.path.as_str() {
-        path if downloads(path) => download(call.services, read_only(ask)?, call.clock).await,
+    let path = ask.path.as_str();
+    if downloads(path) {
+        return download(call.services, read_only(ask)?, call.clock).await;
+    }
+    let (route, rest) = path.strip_prefix("/skynet/").map_or((path, ""), |below| below.split_once('/').unwrap_or((below, "")));
+    match (route, &ask.method) {
+        // What follows was a path on Skynet's own nodes; it means nothing here.
+        ("skyfile", &Method::POST) => upload::skyfile(call).await,
+        ("restore", &Method::POST) if rest.is_empty() => pin::restore(call).await,
+        ("pin", &Method::POST) => pin::pin(call, rest).await,
+        ("unpin", &Method::POST) => pin::unpin(call, rest).await,
+        ("skyfile" | "restore" | "pin" | "unpin", _) => Err(PinRefusal::PostOnly.into()),
         _ => Err(Refusal::NoRoute),
     }
 }
@@ -112,7 +125,7 @@ pub fn with_portal_headers(mut reply: Reply, ask: &Ask) -> Reply {
          tus-max-size, upload-concat, location, Skynet-API-Key";
     const EXPOSE: &str = "Content-Length, Content-Range, ETag, Accept-Ranges, Skynet-File-Metadata, Skynet-Skylink, Skynet-Proof, \
          Skynet-Portal-Api, Skynet-Server-Api, upload-offset, upload-metadata, upload-length, tus-version, tus-resumable, \
-         tus-extension, tus-max-size, upload-concat, location, Cache-Status, Server-Timing";
+         tus-extension, tus-max-size, upload-concat, location, Cache-Status, Server-Timing, Skygate-Cid";
     /// Preflights are asked anew after twenty days.
     const PREFLIGHT_SECONDS: &str = "1728000";
     let headers = reply.headers_mut();
@@ -141,3 +154,5 @@ pub fn with_portal_headers(mut reply: Reply, ask: &Ask) -> Reply {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod upload_tests;
