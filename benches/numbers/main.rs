@@ -19,6 +19,7 @@ mod directory;
 mod load;
 mod process;
 mod ranges;
+mod registry;
 mod report;
 
 use std::path::{Path, PathBuf};
@@ -85,7 +86,7 @@ impl Plan {
 type Part = (&'static str, fn(&Plan, &mut Report));
 
 /// In the order in which they run.
-const PARTS: [Part; 8] = [
+const PARTS: [Part; 9] = [
     ("idle", adding::idle),
     ("add", adding::one_large_file),
     ("many", adding::many_small_files),
@@ -94,6 +95,7 @@ const PARTS: [Part; 8] = [
     ("cached", beside_nginx::cached),
     ("directory", directory::directory),
     ("archive", archive::archive),
+    ("registry", registry::registry),
 ];
 
 fn main() -> ExitCode {

@@ -33,6 +33,7 @@ mod walk;
 
 pub use reply::AnswerCache;
 pub use serve::{Listeners, answer, run};
+pub use skynet::Subscriptions;
 pub use services::{
     Content, HostView, HttpOptions, Naming, Operations, PinPage, PinView, PublicWrites, Readiness, Services, SkyParts, Skyfile,
     UploadStream, Uploads,

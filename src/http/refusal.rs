@@ -13,7 +13,7 @@ use crate::address::{AddressError, Cid};
 use crate::deny::{DenyStatus, Reason};
 use crate::ingest::IngestError;
 use crate::ingest::spool::{FinishError, SpoolError};
-use crate::names::NameError;
+use crate::names::{BadEntry, NameError, PutEntryError};
 use crate::site::SiteError;
 use crate::site::redirects::RedirectsError;
 use crate::site::skynet::OutsideContent;
@@ -115,6 +115,8 @@ pub enum Refusal {
     Ipns(#[from] IpnsRefusal),
     #[error("{0}")]
     Tus(#[from] TusRefusal),
+    #[error("{0}")]
+    Registry(#[from] RegistryRefusal),
     #[error("resolver skylinks are not served")]
     ResolverSkylink,
     #[error("archives are not made")]
@@ -190,6 +192,35 @@ impl From<SpoolError> for Refusal {
     fn from(error: SpoolError) -> Refusal {
         Refusal::Tus(error.into())
     }
+}
+
+/// Why a request to Skynet's registry is refused. The words that clients look for are Skynet's.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RegistryRefusal {
+    /// Known absent.
+    #[error("registry entry not found")]
+    NoEntry,
+    /// Not found out: never told as absence.
+    #[error("the registry entry could not be read within the given time")]
+    NotRead,
+    #[error("Unable to update the registry: {0}")]
+    Update(PutEntryError),
+    /// The body is no JSON, or not of the form.
+    #[error("Unable to parse the registry entry: {0}")]
+    Json(String),
+    #[error("Unable to parse the registry entry: {0}")]
+    Body(&'static str),
+    #[error("Unable to update the registry: {0}")]
+    Entry(BadEntry),
+    #[error("the body is longer than {bytes_max} bytes")]
+    BodyTooLong { bytes_max: usize },
+    #[error("the body ended early, or stood still")]
+    BodyCut,
+    /// A plain GET of an address that speaks WebSocket.
+    #[error("this address speaks WebSocket, version 13, over HTTP/1.1")]
+    NoWebSocket,
+    #[error("web pages of other origins may not subscribe here")]
+    ForeignOrigin,
 }
 
 impl From<StoreError> for Refusal {
@@ -360,6 +391,7 @@ impl Refusal {
             Refusal::Name(error) => name_row(error),
             Refusal::Ipns(refusal) => ipns_row(refusal),
             Refusal::Tus(refusal) => tus_row(refusal),
+            Refusal::Registry(refusal) => registry_row(refusal),
             Refusal::ResolverSkylink => row(
                 S::BAD_REQUEST,
                 NoStore,
@@ -620,6 +652,37 @@ fn spool_row(error: &SpoolError) -> Row {
             "the disk for uploads under way failed",
             "The operator finds the reason in the gateway's log.",
         ),
+    }
+}
+
+/// Skynet's registry (`skynet.md` 5, status map).
+fn registry_row(refusal: &RegistryRefusal) -> Row {
+    let stored_nothing = "Nothing was stored. Correct the body and send it again.";
+    let sentence = refusal.to_string();
+    match refusal {
+        RegistryRefusal::NoEntry => row(S::NOT_FOUND, NoStore, sentence, "Its owner has to write one."),
+        // Skynet's server said 404 here; a client would take that for an entry that was never written.
+        RegistryRefusal::NotRead => row(S::GATEWAY_TIMEOUT, NoStore, sentence, "Try again in a moment.").retry(RETRY_TIMED_OUT_S),
+        RegistryRefusal::Update(PutEntryError::NotReplacing(_)) => {
+            row(S::BAD_REQUEST, NoStore, sentence, "Nothing was stored. Read the entry and sign one with a higher revision.")
+        }
+        RegistryRefusal::Update(PutEntryError::Bad(_)) | RegistryRefusal::Entry(_) => {
+            row(S::BAD_REQUEST, NoStore, sentence, stored_nothing)
+        }
+        RegistryRefusal::Update(PutEntryError::Transient(_)) => row(
+            S::SERVICE_UNAVAILABLE,
+            NoStore,
+            "Unable to update the registry: too few of the hosts of this entry are in reach",
+            "Send the same entry again in a moment.",
+        )
+        .retry(RETRY_TIMED_OUT_S),
+        RegistryRefusal::Json(_) | RegistryRefusal::Body(_) => row(S::BAD_REQUEST, NoStore, sentence, stored_nothing),
+        RegistryRefusal::BodyTooLong { .. } => row(S::PAYLOAD_TOO_LARGE, NoStore, sentence, stored_nothing),
+        RegistryRefusal::BodyCut => row(S::REQUEST_TIMEOUT, NoStore, sentence, "Nothing was stored. Send it again."),
+        RegistryRefusal::NoWebSocket => row(S::UPGRADE_REQUIRED, NoStore, sentence, "Open it with a WebSocket client."),
+        RegistryRefusal::ForeignOrigin => {
+            row(S::FORBIDDEN, NoStore, sentence, "Open it from a page of this portal, or from a program.")
+        }
     }
 }
 

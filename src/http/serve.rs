@@ -88,8 +88,13 @@ pub async fn run(listeners: Listeners, services: Arc<Services>, shutdown: Cancel
         permits: permits.clone(),
         within: Within::Socket,
     });
-    let admin = accept(listeners.admin, admin_limits, shutdown, |_, _| TowerToHyperService::new(router.clone()));
-    tokio::join!(public, admin);
+    let admin = accept(listeners.admin, admin_limits, shutdown.clone(), |_, _| TowerToHyperService::new(router.clone()));
+    // Subscribers have nothing under way that has to end: they are told to go at once.
+    let subscribers = async {
+        shutdown.cancelled().await;
+        services.subscriptions.end().await;
+    };
+    tokio::join!(public, admin, subscribers);
 }
 
 /// What differs from listener to listener.
@@ -156,17 +161,17 @@ async fn accept<S, B>(
 
 /// Connections that are open, by the address they come from.
 #[derive(Clone, Default)]
-struct Addresses(Arc<Mutex<HashMap<IpAddr, usize>>>);
+pub(super) struct Addresses(Arc<Mutex<HashMap<IpAddr, usize>>>);
 
 /// One of them; it leaves when it is dropped.
-struct AddressPlace {
+pub(super) struct AddressPlace {
     address: IpAddr,
     addresses: Addresses,
 }
 
 impl Addresses {
     /// `None` if as many are open as there may be.
-    fn enter(&self, peer: IpAddr, max: usize) -> Option<AddressPlace> {
+    pub(super) fn enter(&self, peer: IpAddr, max: usize) -> Option<AddressPlace> {
         let address = crate::access::client_address(peer);
         let mut open = self.0.lock().expect("no panic under this lock");
         let count = open.entry(address).or_default();

@@ -30,7 +30,10 @@ use crate::deny::{DenyList, Reason, Subject};
 use crate::ingest::spool::{ContentStream, Done, Encode, Spool, SpoolOptions, SpooledFile};
 use crate::ingest::{AddReport, ImportReport, IngestError, SkyFile, SkyOptions, SkyPart, SkyPurpose, SkyReport};
 use crate::measure::{Measures, Tier, Trace};
-use crate::names::{EntryId, IpnsName, NameError, NameOrigin, NameRow, PutEntryError, Resolved, SignedEntry, StoredRecord};
+use crate::names::{
+    EntryHealth, EntryHub, EntryId, EntryWatch, IpnsName, NameError, NameOrigin, NameRow, PutEntryError, Resolved, SignedEntry,
+    StoredRecord,
+};
 use crate::records::Extent;
 use crate::store::{BodyStream, Durability, FileSource, StoreError};
 use crate::tree::skyfile::{Parsed, SkyfileHead, UploadFile, build_small, parse, upload_metadata};
@@ -61,6 +64,7 @@ struct FixedNames {
     resolved: HashMap<String, Resolved>,
     records: Mutex<HashMap<String, StoredRecord>>,
     entries: Mutex<HashMap<EntryId, SignedEntry>>,
+    hub: EntryHub,
 }
 
 /// How long the records of [`FixedNames`] may be kept, and how long they hold.
@@ -108,8 +112,18 @@ impl Naming for FixedNames {
         if let Some(existing) = entries.get(&signed.entry.id()) {
             signed.entry.replaces(&existing.entry)?;
         }
+        self.hub.offer(&signed);
         entries.insert(signed.entry.id(), signed);
         Ok(())
+    }
+
+    async fn entry_health(&self, id: &EntryId) -> Result<Option<EntryHealth>, NameError> {
+        let newest = self.entry(id).await?;
+        Ok(newest.map(|newest| EntryHealth { holders: 7, holders_of_newest: 5, newest }))
+    }
+
+    fn watch_entries(&self) -> EntryWatch {
+        self.hub.watch()
     }
 }
 
@@ -381,6 +395,8 @@ pub struct TestServer {
     pub admin: SocketAddr,
     pub services: Arc<Services>,
     pub desk: Arc<Desk>,
+    /// Tells subscribers.
+    pub hub: EntryHub,
     pub shutdown: CancellationToken,
     pub ended: JoinHandle<()>,
 }
@@ -393,17 +409,19 @@ pub async fn start(memory: Memory) -> TestServer {
 /// The same with another number of connections at once.
 pub async fn start_with(memory: Memory, public_connections_max: usize) -> TestServer {
     let desk = Arc::new(Desk::default());
+    let hub = EntryHub::default();
     let options = HttpOptions { admin_hosts: vec!["admin.example".to_owned()], public_connections_max, ..HttpOptions::default() };
     let folder = tempfile::tempdir().expect("a folder");
     let services = Arc::new(Services {
         spool: spool(folder.path()),
-        names: Arc::new(FixedNames { resolved: memory.names.clone(), records: Mutex::default(), entries: Mutex::default() }),
+        names: Arc::new(FixedNames { resolved: memory.names.clone(), records: Mutex::default(), entries: Mutex::default(), hub: hub.clone() }),
         content: Arc::new(memory),
         operations: desk.clone(),
         uploads: desk.clone(),
         access: Arc::new(Access::with_key(KEY, crate::access::Rules::default())),
         measures: Arc::new(Measures::default()),
         answers: AnswerCache::new(options.answers_bytes),
+        subscriptions: super::Subscriptions::default(),
         requests: Arc::new(tokio::sync::Semaphore::new(super::services::REQUESTS_AT_ONCE_DEFAULT)),
         options,
     });
@@ -413,7 +431,7 @@ pub async fn start_with(memory: Memory, public_connections_max: usize) -> TestSe
     let (public, admin) = (address(&listeners.public), address(&listeners.admin));
     let shutdown = CancellationToken::new();
     let ended = tokio::spawn(run(listeners, services.clone(), shutdown.clone()));
-    TestServer { _folder: folder, public, admin, services, desk, shutdown, ended }
+    TestServer { _folder: folder, public, admin, services, desk, hub, shutdown, ended }
 }
 
 impl TestServer {

@@ -13,6 +13,7 @@ mod gateway;
 mod ipfs;
 mod losses;
 mod portal_api;
+mod portal_registry;
 mod portal_tus;
 mod security;
 mod serve;

@@ -4,6 +4,8 @@
 //! domains only, never on an origin of content (`design.md` 10): [`hosts`](super::hosts) has seen to that before.
 
 pub mod content;
+mod registry;
+mod subscription;
 mod tus;
 
 use ::http::header::{self, HeaderName, HeaderValue};
@@ -15,6 +17,8 @@ use super::caller::Sender;
 use super::refusal::Refusal;
 use super::reply::{Clock, Reply, ReplyBody};
 use super::services::{Services, UploadStream};
+
+pub use subscription::Subscriptions;
 
 const SKYNET_PORTAL_API: HeaderName = HeaderName::from_static("skynet-portal-api");
 const SKYNET_SERVER_API: HeaderName = HeaderName::from_static("skynet-server-api");
@@ -43,6 +47,7 @@ pub async fn api(call: Call<'_>) -> Result<Reply, Refusal> {
         return Ok(no_content());
     }
     match ask.path.as_str() {
+        path if registry::PATHS.contains(&path) => registry::answer(call).await,
         _ => Err(Refusal::NoRoute),
     }
 }
