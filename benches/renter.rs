@@ -48,7 +48,13 @@ async fn folders(directory: &Path) -> Vec<(HostId, FolderStore)> {
 async fn renter(folders: &[(HostId, FolderStore)], lost: usize) -> Renter {
     let mut hosts = Vec::new();
     for (index, (id, store)) in folders.iter().enumerate() {
-        let options = HostOptions { id: *id, portal: PORTAL, url: format!("folder {index}"), space: Some(store.space()) };
+        let options = HostOptions {
+            id: *id,
+            portal: PORTAL,
+            url: format!("folder {index}"),
+            space: Some(store.space()),
+            peek: Some(Arc::new(store.clone())),
+        };
         let host = Host::new(Arc::new(store.clone()), options);
         if index >= lost {
             host.check().await;

@@ -19,6 +19,7 @@ mod directory;
 mod load;
 mod process;
 mod ranges;
+mod registry;
 mod report;
 mod uploading;
 
@@ -96,6 +97,7 @@ const PARTS: [Part; 9] = [
     ("directory", directory::directory),
     ("archive", archive::archive),
     ("uploads", uploading::small_uploads),
+    ("registry", registry::registry),
 ];
 
 fn main() -> ExitCode {

@@ -10,6 +10,7 @@ pub mod car;
 pub mod content;
 pub mod damage;
 mod gateway;
+pub mod registry;
 pub mod site;
 pub mod skyfile;
 pub mod unixfs;

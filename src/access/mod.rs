@@ -30,7 +30,7 @@ pub use keyfile::{AccessError, KeyFile};
 pub use limits::{CLIENTS_MAX, Client, Limiter, OpenPlace, OverLimit, Rate, Rules, client_address};
 pub use origin::{
     AdminRefused, Forwarding, Peer, RequestSource, WriteRefused, admin_request_allowed, is_forwarding_header, is_loopback_host,
-    loopback_write_allowed, same_origin,
+    is_loopback_origin, loopback_write_allowed, same_origin,
 };
 
 /// Login links that can be open at once. A person needs one; sixteen leave room for a nervous one.

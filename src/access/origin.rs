@@ -82,7 +82,7 @@ pub fn loopback_write_allowed(source: &RequestSource<'_>) -> Result<(), WriteRef
     }
     match source.origin {
         None => Ok(()),
-        Some(origin) if origin_authority(origin).is_some_and(is_loopback_host) => Ok(()),
+        Some(origin) if is_loopback_origin(origin) => Ok(()),
         Some(_) => Err(WriteRefused::ForeignOrigin),
     }
 }
@@ -107,6 +107,11 @@ pub fn admin_request_allowed(host: Option<&str>, origin: Option<&str>, admin_hos
 /// Is `origin` the origin of the page that `host` (with its port) itself serves?
 pub fn same_origin(origin: &str, host: &str) -> bool {
     origin_authority(origin).is_some_and(|authority| authority.eq_ignore_ascii_case(host))
+}
+
+/// Is `origin` one of this machine?
+pub fn is_loopback_origin(origin: &str) -> bool {
+    origin_authority(origin).is_some_and(is_loopback_host)
 }
 
 /// `localhost` and loopback addresses, with or without a port. Names below `localhost` do not count: content of

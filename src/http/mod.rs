@@ -40,3 +40,4 @@ pub use services::{
     Content, HostView, HttpOptions, Naming, Operations, PinPage, PinView, PublicWrites, Readiness, Services, SkyParts, Skyfile,
     UploadStream, Uploads,
 };
+pub use skynet::Subscriptions;

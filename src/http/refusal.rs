@@ -13,7 +13,7 @@ use crate::address::{AddressError, Cid, SKYLINK_BYTES};
 use crate::deny::{DenyStatus, Reason};
 use crate::ingest::IngestError;
 use crate::ingest::spool::{FinishError, SpoolError};
-use crate::names::NameError;
+use crate::names::{BadEntry, NameError, PutEntryError};
 use crate::site::SiteError;
 use crate::site::redirects::RedirectsError;
 use crate::site::skynet::OutsideContent;
@@ -117,6 +117,8 @@ pub enum Refusal {
     Tus(#[from] TusRefusal),
     #[error("{0}")]
     Sky(#[from] SkyRefusal),
+    #[error("{0}")]
+    Registry(#[from] RegistryRefusal),
     #[error("the head of the reply took too long")]
     HeadTimedOut,
     #[error("no API key")]
@@ -230,6 +232,35 @@ pub enum PinRefusal {
     /// An address that takes something, and has nothing to give.
     #[error("this address takes POST")]
     PostOnly,
+}
+
+/// Why a request to Skynet's registry is refused. The words that clients look for are Skynet's.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RegistryRefusal {
+    /// Known absent.
+    #[error("registry entry not found")]
+    NoEntry,
+    /// Not found out: never told as absence.
+    #[error("the registry entry could not be read within the given time")]
+    NotRead,
+    #[error("Unable to update the registry: {0}")]
+    Update(PutEntryError),
+    /// The body is no JSON, or not of the form.
+    #[error("Unable to parse the registry entry: {0}")]
+    Json(String),
+    #[error("Unable to parse the registry entry: {0}")]
+    Body(&'static str),
+    #[error("Unable to update the registry: {0}")]
+    Entry(BadEntry),
+    #[error("the body is longer than {bytes_max} bytes")]
+    BodyTooLong { bytes_max: usize },
+    #[error("the body ended early, or stood still")]
+    BodyCut,
+    /// A plain GET of an address that speaks WebSocket.
+    #[error("this address speaks WebSocket, version 13, over HTTP/1.1")]
+    NoWebSocket,
+    #[error("web pages of other origins may not subscribe here")]
+    ForeignOrigin,
 }
 
 impl From<StoreError> for Refusal {
@@ -401,6 +432,7 @@ impl Refusal {
             Refusal::Ipns(refusal) => ipns_row(refusal),
             Refusal::Tus(refusal) => tus_row(refusal),
             Refusal::Sky(refusal) => sky_row(refusal),
+            Refusal::Registry(refusal) => registry_row(refusal),
             Refusal::HeadTimedOut => {
                 row(S::GATEWAY_TIMEOUT, NoStore, "finding the content took too long", "Try again in a moment.")
                     .retry(RETRY_TIMED_OUT_S)
@@ -693,6 +725,37 @@ fn sky_row(refusal: &SkyRefusal) -> Row {
         }
         SkyRefusal::NoResolver => row(S::BAD_REQUEST, Unsaid, refusal.to_string(), "Use the skylink as it is."),
         SkyRefusal::BadArchivePath => row(S::INTERNAL_SERVER_ERROR, NoStore, refusal.to_string(), "Ask for its files one by one."),
+    }
+}
+
+/// Skynet's registry (`skynet.md` 5, status map).
+fn registry_row(refusal: &RegistryRefusal) -> Row {
+    let stored_nothing = "Nothing was stored. Correct the body and send it again.";
+    let sentence = refusal.to_string();
+    match refusal {
+        RegistryRefusal::NoEntry => row(S::NOT_FOUND, NoStore, sentence, "Its owner has to write one."),
+        // Skynet's server said 404 here; a client would take that for an entry that was never written.
+        RegistryRefusal::NotRead => row(S::GATEWAY_TIMEOUT, NoStore, sentence, "Try again in a moment.").retry(RETRY_TIMED_OUT_S),
+        RegistryRefusal::Update(PutEntryError::NotReplacing(_)) => {
+            row(S::BAD_REQUEST, NoStore, sentence, "Nothing was stored. Read the entry and sign one with a higher revision.")
+        }
+        RegistryRefusal::Update(PutEntryError::Bad(_)) | RegistryRefusal::Entry(_) => {
+            row(S::BAD_REQUEST, NoStore, sentence, stored_nothing)
+        }
+        RegistryRefusal::Update(PutEntryError::Transient(_)) => row(
+            S::SERVICE_UNAVAILABLE,
+            NoStore,
+            "Unable to update the registry: too few of the hosts of this entry are in reach",
+            "Send the same entry again in a moment.",
+        )
+        .retry(RETRY_TIMED_OUT_S),
+        RegistryRefusal::Json(_) | RegistryRefusal::Body(_) => row(S::BAD_REQUEST, NoStore, sentence, stored_nothing),
+        RegistryRefusal::BodyTooLong { .. } => row(S::PAYLOAD_TOO_LARGE, NoStore, sentence, stored_nothing),
+        RegistryRefusal::BodyCut => row(S::REQUEST_TIMEOUT, NoStore, sentence, "Nothing was stored. Send it again."),
+        RegistryRefusal::NoWebSocket => row(S::UPGRADE_REQUIRED, NoStore, sentence, "Open it with a WebSocket client."),
+        RegistryRefusal::ForeignOrigin => {
+            row(S::FORBIDDEN, NoStore, sentence, "Open it from a page of this portal, or from a program.")
+        }
     }
 }
 

@@ -83,11 +83,16 @@ pub async fn run(listeners: Listeners, services: Arc<Services>, shutdown: Cancel
         line: line.clone(),
         within: Within::Socket,
     });
-    let admin = accept(listeners.admin, admin, (grace, shutdown), |_, _, line| AdminService {
+    let admin = accept(listeners.admin, admin, (grace, shutdown.clone()), |_, _, line| AdminService {
         router: TowerToHyperService::new(router.clone()),
         line: line.clone(),
     });
-    tokio::join!(public, admin);
+    // Subscribers have nothing under way that has to end: they are told to go at once.
+    let subscribers = async {
+        shutdown.cancelled().await;
+        services.subscriptions.end().await;
+    };
+    tokio::join!(public, admin, subscribers);
 }
 
 /// What a connection needs to be let in.
@@ -182,17 +187,17 @@ async fn accept<S, B>(
 
 /// Connections that are open, by the address they come from.
 #[derive(Clone, Default)]
-struct Addresses(Arc<Mutex<HashMap<IpAddr, usize>>>);
+pub(super) struct Addresses(Arc<Mutex<HashMap<IpAddr, usize>>>);
 
 /// One of them; it leaves when it is dropped.
-struct AddressPlace {
+pub(super) struct AddressPlace {
     address: IpAddr,
     addresses: Addresses,
 }
 
 impl Addresses {
     /// `None` if as many are open as there may be.
-    fn enter(&self, peer: IpAddr, max: usize) -> Option<AddressPlace> {
+    pub(super) fn enter(&self, peer: IpAddr, max: usize) -> Option<AddressPlace> {
         let address = client_address(peer);
         let mut open = self.0.lock().expect("no panic under this lock");
         let count = open.entry(address).or_default();

@@ -21,13 +21,16 @@ use crate::deny::{Reason, Subject};
 use crate::ingest::spool::Spool;
 use crate::ingest::{AddReport, ImportReport, Ingest, IngestError, SkyOptions, SkyPart, SkyReport, Unpinned, Whose};
 use crate::measure::{Measures, Trace};
-use crate::names::{EntryId, NameError, NameRow, Names, PutEntryError, Resolved, SignedEntry, StoredRecord};
+use crate::names::{
+    EntryHealth, EntryId, EntryWatch, NameError, NameRow, Names, PutEntryError, Resolved, SignedEntry, StoredRecord,
+};
 use crate::records::Extent;
 use crate::store::{BodyStream, FileSource, OpenSkyfile, ProvedSlice, SkyfileHealth, Store, StoreError};
 use crate::tree::skyfile::SkyfileHead;
 
 use super::hosts::HostRules;
 use super::reply::AnswerCache;
+use super::skynet::Subscriptions;
 
 /// Everything the surfaces need. Shared behind an `Arc` by all connections.
 pub struct Services {
@@ -40,6 +43,7 @@ pub struct Services {
     pub access: Arc<Access>,
     pub measures: Arc<Measures>,
     pub answers: AnswerCache,
+    pub subscriptions: Subscriptions,
     /// One permit for each request that may be under way on the public listener.
     pub requests: Arc<Semaphore>,
     pub options: HttpOptions,
@@ -163,6 +167,12 @@ pub trait Naming: Send + Sync + 'static {
 
     /// Keeps an entry, at its quorum when this returns.
     async fn put_entry(&self, signed: SignedEntry) -> Result<(), PutEntryError>;
+
+    /// How an entry stands on its hosts.
+    async fn entry_health(&self, id: &EntryId) -> Result<Option<EntryHealth>, NameError>;
+
+    /// Watches entries; nothing yet.
+    fn watch_entries(&self) -> EntryWatch;
 }
 
 /// A skyfile whose head is known.
@@ -257,6 +267,14 @@ impl Naming for Names {
 
     async fn put_entry(&self, signed: SignedEntry) -> Result<(), PutEntryError> {
         Names::put_entry(self, signed).await
+    }
+
+    async fn entry_health(&self, id: &EntryId) -> Result<Option<EntryHealth>, NameError> {
+        Names::entry_health(self, id).await
+    }
+
+    fn watch_entries(&self) -> EntryWatch {
+        Names::watch_entries(self)
     }
 }
 

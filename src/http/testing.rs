@@ -30,7 +30,10 @@ use crate::deny::{DenyList, Reason, Subject};
 use crate::ingest::spool::{ContentStream, Done, Encode, Spool, SpoolOptions, SpooledFile};
 use crate::ingest::{AddReport, ImportReport, IngestError, SkyFile, SkyOptions, SkyPart, SkyPurpose, SkyReport, Unpinned, Whose};
 use crate::measure::{Measures, Tier, Trace};
-use crate::names::{EntryId, IpnsName, NameError, NameOrigin, NameRow, PutEntryError, Resolved, SignedEntry, StoredRecord};
+use crate::names::{
+    EntryHealth, EntryHub, EntryId, EntryWatch, IpnsName, NameError, NameOrigin, NameRow, PutEntryError, Resolved, SignedEntry,
+    StoredRecord,
+};
 use crate::records::Extent;
 use crate::sector::{SEGMENT_BYTES, range_proof};
 use crate::store::{BodyStream, Durability, FileSource, ProvedSlice, SkyfileHealth, StoreError};
@@ -62,6 +65,7 @@ struct FixedNames {
     resolved: HashMap<String, Resolved>,
     records: Mutex<HashMap<String, StoredRecord>>,
     entries: Mutex<HashMap<EntryId, SignedEntry>>,
+    hub: EntryHub,
 }
 
 /// How long the records of [`FixedNames`] may be kept, and how long they hold.
@@ -109,8 +113,18 @@ impl Naming for FixedNames {
         if let Some(existing) = entries.get(&signed.entry.id()) {
             signed.entry.replaces(&existing.entry)?;
         }
+        self.hub.offer(&signed);
         entries.insert(signed.entry.id(), signed);
         Ok(())
+    }
+
+    async fn entry_health(&self, id: &EntryId) -> Result<Option<EntryHealth>, NameError> {
+        let newest = self.entry(id).await?;
+        Ok(newest.map(|newest| EntryHealth { holders: 7, holders_of_newest: 5, newest }))
+    }
+
+    fn watch_entries(&self) -> EntryWatch {
+        self.hub.watch()
     }
 }
 
@@ -439,6 +453,8 @@ pub struct TestServer {
     pub admin: SocketAddr,
     pub services: Arc<Services>,
     pub desk: Arc<Desk>,
+    /// Tells subscribers.
+    pub hub: EntryHub,
     pub shutdown: CancellationToken,
     pub ended: JoinHandle<()>,
 }
@@ -457,16 +473,23 @@ pub async fn start_with(memory: Memory, public_connections_max: usize) -> TestSe
 /// The same with options of its own.
 pub async fn start_options(memory: Memory, options: HttpOptions) -> TestServer {
     let desk = Arc::new(Desk::default());
+    let hub = EntryHub::default();
     let folder = tempfile::tempdir().expect("a folder");
     let services = Arc::new(Services {
         spool: spool(folder.path()),
-        names: Arc::new(FixedNames { resolved: memory.names.clone(), records: Mutex::default(), entries: Mutex::default() }),
+        names: Arc::new(FixedNames {
+            resolved: memory.names.clone(),
+            records: Mutex::default(),
+            entries: Mutex::default(),
+            hub: hub.clone(),
+        }),
         content: Arc::new(memory),
         operations: desk.clone(),
         uploads: desk.clone(),
         access: Arc::new(Access::with_key(KEY, crate::access::Rules::default())),
         measures: Arc::new(Measures::default()),
         answers: AnswerCache::new(options.answers_bytes),
+        subscriptions: super::Subscriptions::default(),
         requests: Arc::new(tokio::sync::Semaphore::new(super::services::REQUESTS_AT_ONCE_DEFAULT)),
         options,
     });
@@ -476,7 +499,7 @@ pub async fn start_options(memory: Memory, options: HttpOptions) -> TestServer {
     let (public, admin) = (address(&listeners.public), address(&listeners.admin));
     let shutdown = CancellationToken::new();
     let ended = tokio::spawn(run(listeners, services.clone(), shutdown.clone()));
-    TestServer { _folder: folder, public, admin, services, desk, shutdown, ended }
+    TestServer { _folder: folder, public, admin, services, desk, hub, shutdown, ended }
 }
 
 impl TestServer {

@@ -9,7 +9,7 @@ use std::fmt;
 use ed25519_dalek::{Signature, VerifyingKey};
 
 use crate::address::Skylink;
-use crate::records::{Order, Record, RecordKey};
+use crate::records::{Kind, Order, Record, RecordKey};
 
 /// Most data of an entry, so that a host's slot is 256 bytes (`skynet.md` 7).
 pub const ENTRY_DATA_BYTES_MAX: usize = 113;
@@ -66,6 +66,18 @@ impl EntryId {
     /// Where its records are kept.
     pub fn record_key(&self) -> RecordKey {
         RecordKey::entry(&self.0)
+    }
+
+    /// The id that a record of kind `entry` is kept under.
+    pub(super) fn of_record(key: &RecordKey) -> Option<EntryId> {
+        EntryId::parse(key.text()).filter(|_| key.kind() == Kind::Entry)
+    }
+
+    /// Reads 64 hex digits.
+    pub fn parse(text: &str) -> Option<EntryId> {
+        let mut bytes = [0; 32];
+        hex::decode_to_slice(text, &mut bytes).ok()?;
+        Some(EntryId(bytes))
     }
 }
 

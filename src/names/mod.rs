@@ -7,7 +7,7 @@
 //! *Must never know*: HTTP, what lies below a root.
 //! *Words*: a **pointee** is what a name points to in the end; a **hop** is one step of a chain; the **lifetime** is the
 //! shortest of all hops.
-//! *Limits*: [`HOPS_MAX`], [`STALE_MAX`], [`BACK_OFF`], [`RECORD_RECHECK`], [`LIST_MAX`], [`IPNS_RECORD_BYTES_MAX`], and the
+//! *Limits*: [`WATCHED_EACH_MAX`], [`WATCHED_MAX`], [`HOPS_MAX`], [`STALE_MAX`], [`BACK_OFF`], [`RECORD_RECHECK`], [`LIST_MAX`], [`IPNS_RECORD_BYTES_MAX`], and the
 //! bytes of [`NamesOptions::cache_bytes`].
 //!
 //! A name is looked up once for each lifetime of the answer, whoever asks how often: absences are remembered as long as
@@ -25,6 +25,7 @@ mod registry;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+mod watch;
 mod wire;
 
 use std::collections::BTreeMap;
@@ -49,7 +50,8 @@ pub use entry::{
     datakey_of, entry_owner_check,
 };
 pub use ipns::{BadIpnsRecord, IPNS_RECORD_BYTES_MAX, IpnsName, IpnsRecord, owner_check};
-pub use registry::PutEntryError;
+pub use registry::{EntryHealth, PutEntryError};
+pub use watch::{EntryHub, EntryWatch, TooManyWatched, WATCHED_EACH_MAX, WATCHED_MAX};
 
 /// Steps of one chain (`dnslink-gateway`, "recursion limit").
 pub const HOPS_MAX: usize = 32;
@@ -223,6 +225,7 @@ struct Inner {
     /// Nobody is asked when there is none.
     txt: Option<Arc<dyn TxtSource>>,
     hops: Arc<Hops>,
+    entries: EntryHub,
     measures: Arc<Measures>,
     now: Now,
 }
@@ -252,7 +255,7 @@ impl Names {
     ) -> Result<Names, BadFixedName> {
         let fixed = read_fixed(&options.fixed)?;
         let hops = Arc::new(Hops::new(options.cache_bytes));
-        Ok(Names { inner: Arc::new(Inner { fixed, records, txt, hops, measures, now }) })
+        Ok(Names { inner: Arc::new(Inner { fixed, records, txt, hops, entries: EntryHub::default(), measures, now }) })
     }
 
     /// Follows `name` to its end.

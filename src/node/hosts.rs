@@ -17,7 +17,7 @@ use crate::http::HostView;
 use crate::records::{BareHosts, Order, PortalId, PortalKey, Record, RecordKey, Records, RecordsOptions};
 use crate::renter::Renter;
 use crate::renter::folder::{FolderOptions, FolderStore};
-use crate::renter::host::{Host, HostId, HostOptions, HostState};
+use crate::renter::host::{Host, HostId, HostOptions, HostState, Peek};
 use crate::renter::marker::{self, MarkerError};
 use crate::renter::place::{HostRow, HostTable, RowState};
 
@@ -111,7 +111,8 @@ pub async fn open(
                 continue;
             }
         };
-        let options = HostOptions { id, portal, url: place.url.clone(), space: Some(folder.space()) };
+        let peek = Some(Arc::new(folder.clone()) as Arc<dyn Peek>);
+        let options = HostOptions { id, portal, url: place.url.clone(), space: Some(folder.space()), peek };
         let host = Host::new(Arc::new(folder.clone()) as Arc<dyn ObjectStore>, options);
         open.hosts.push(host);
         open.places.push(place);

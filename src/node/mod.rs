@@ -38,7 +38,7 @@ use crate::access::{Access, AccessError, KeyFile, KeyLimits, Rate, Rules};
 use crate::config::{Checked, Hosts, NameResolver, SharedHosts, TrustedProxies};
 use crate::http::ask::Namespace;
 use crate::http::hosts::{DnslinkHosts, DnslinkLabels, GatewayDomain, HostRules, Subdomains};
-use crate::http::{AnswerCache, HttpOptions, Listeners, PublicWrites, Services};
+use crate::http::{AnswerCache, HttpOptions, Listeners, PublicWrites, Services, Subscriptions};
 use crate::ingest::Ingest;
 use crate::ingest::spool::{Spool, SpoolOptions};
 use crate::measure::Measures;
@@ -215,6 +215,7 @@ async fn open(
         access,
         measures,
         answers: AnswerCache::new(options.answers_bytes),
+        subscriptions: Subscriptions::default(),
         requests: Arc::new(Semaphore::new(config.limits.requests)),
         options,
     });

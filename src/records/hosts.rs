@@ -24,6 +24,14 @@ pub enum HostCallError {
     Unavailable(String),
 }
 
+/// What is under a prefix.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Look {
+    pub paths: Vec<String>,
+    /// Of the first path, if it was brought along.
+    pub first: Option<Bytes>,
+}
+
 /// Named objects on hosts. Hosts are indexes; every call is for one host and is cancelled by dropping it.
 #[async_trait]
 pub trait RecordHosts: Send + Sync + 'static {
@@ -43,6 +51,19 @@ pub trait RecordHosts: Send + Sync + 'static {
     /// The first `paths_max` paths that start with `prefix` (which ends with a slash) and, if given, are greater than
     /// `after`, in the order of their bytes. Fewer paths than `paths_max` mean that there are no more.
     async fn list(&self, host: usize, prefix: &str, after: Option<&str>, paths_max: usize) -> Result<Vec<String>, HostCallError>;
+
+    /// The first `paths_max` paths of [`RecordHosts::list`], and the first object where that takes no second call.
+    async fn look(&self, host: usize, prefix: &str, paths_max: usize, _bytes_max: usize) -> Result<Look, HostCallError> {
+        match self.list(host, prefix, None, paths_max).await {
+            Err(HostCallError::NotFound) => Ok(Look { paths: Vec::new(), first: None }),
+            listed => Ok(Look { paths: listed?, first: None }),
+        }
+    }
+
+    /// The same, if the host knows it without waiting.
+    fn look_at_once(&self, _host: usize, _prefix: &str, _paths_max: usize, _bytes_max: usize) -> Option<Look> {
+        None
+    }
 
     /// Ok if there is no such object afterwards.
     async fn delete(&self, host: usize, path: &str) -> Result<(), HostCallError>;

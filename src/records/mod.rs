@@ -56,10 +56,10 @@ use self::{
 pub use self::{
     envelope::{InvalidRecord, OwnerCheck, OwnerChecks, RECORD_BYTES_MAX, Record},
     follow::Followed,
-    hosts::{HostCallError, Quorum, RecordHosts},
+    hosts::{HostCallError, Look, Quorum, RecordHosts},
     key::{KeyError, Origin, PortalId, PortalKey},
     kind::{BadKey, Group, Kind, Order, RecordKey, Signer},
-    read::GroupRead,
+    read::{Census, GroupRead},
     scan::{Scan, Scanned},
 };
 
@@ -209,6 +209,11 @@ impl Records {
     pub async fn newest(&self, key: &RecordKey) -> Result<Option<Arc<Record>>, RecordError> {
         let newest = read::newest(&self.inner, key).await?;
         Ok(newest.map(|version| version.record().clone()))
+    }
+
+    /// How a record stands on each of its hosts, for an operator's eyes. None only if a majority has no version.
+    pub async fn census(&self, key: &RecordKey) -> Result<Option<Census>, RecordError> {
+        read::census(&self.inner, key).await
     }
 
     /// The newest version of each record of a group, in order of their keys, removed ones included.

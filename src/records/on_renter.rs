@@ -7,7 +7,7 @@ use crate::renter::Renter;
 use crate::renter::host::{Deadline, Host, HostError, ReadRange};
 use crate::renter::place::place;
 
-use super::{HostCallError, Quorum, RecordHosts};
+use super::{HostCallError, Look, Quorum, RecordHosts};
 
 #[async_trait]
 impl RecordHosts for Renter {
@@ -33,6 +33,16 @@ impl RecordHosts for Renter {
 
     async fn list(&self, host: usize, prefix: &str, after: Option<&str>, paths_max: usize) -> Result<Vec<String>, HostCallError> {
         list(of(self, host)?, prefix, after, paths_max).await
+    }
+
+    async fn look(&self, host: usize, prefix: &str, paths_max: usize, bytes_max: usize) -> Result<Look, HostCallError> {
+        let looked = of(self, host)?.look(prefix.trim_end_matches('/'), paths_max, bytes_max as u64).await;
+        looked.map(|looked| Look { paths: looked.keys, first: looked.first }).map_err(call_error)
+    }
+
+    fn look_at_once(&self, host: usize, prefix: &str, paths_max: usize, bytes_max: usize) -> Option<Look> {
+        let peeked = of(self, host).ok()?.peek(prefix.trim_end_matches('/'), paths_max, bytes_max as u64)?;
+        Some(Look { paths: peeked.keys, first: peeked.first })
     }
 
     async fn delete(&self, host: usize, path: &str) -> Result<(), HostCallError> {

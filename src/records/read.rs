@@ -14,7 +14,7 @@ use futures::{
 use tokio::time::{Instant, timeout_at};
 
 use super::{
-    Extent, Group, HostCallError, Inner, Order, READ_DEADLINE, RECORD_BYTES_MAX, Record, RecordError, RecordKey, count,
+    Extent, Group, HostCallError, Inner, Look, Order, READ_DEADLINE, RECORD_BYTES_MAX, Record, RecordError, RecordKey, count,
     envelope::Checked, join_reasons,
 };
 
@@ -50,6 +50,41 @@ pub(super) async fn group(inner: &Arc<Inner>, group: &Group) -> Result<GroupRead
     let found = read(Ask::new(inner, group, group.folder(), None, GROUP_VERSIONS_MAX)).await?;
     let records = found.versions.iter().map(|version| version.record().clone()).collect();
     Ok(GroupRead { records, extent: found.extent })
+}
+
+/// How one record stands on its hosts.
+#[derive(Clone, Debug)]
+pub struct Census {
+    /// Hosts that have a version that counts.
+    pub holders: usize,
+    /// Hosts that have the newest.
+    pub holders_of_newest: usize,
+    pub newest: Arc<Record>,
+}
+
+/// Waits for every host, within the time of a read; changes nothing.
+pub(super) async fn census(inner: &Arc<Inner>, key: &RecordKey) -> Result<Option<Census>, RecordError> {
+    let ask = Ask::new(inner, &key.group(), key.folder(), Some(key.clone()), VERSIONS_MAX);
+    let need = ask.need;
+    let deadline = Instant::now() + READ_DEADLINE;
+    let views = ask.hosts.iter().map(|host| async {
+        match timeout_at(deadline, ask.view(*host)).await {
+            Ok(view) => view.map_err(|error| (*host, error.to_string())),
+            Err(_) => Err((*host, "did not answer in time".to_owned())),
+        }
+    });
+    let (answered, failed): (Vec<_>, Vec<_>) = futures::future::join_all(views).await.into_iter().partition(Result::is_ok);
+    let have = answered.len();
+    let tops: Vec<Checked> = answered.into_iter().flatten().filter_map(|view| view.records.get(key)?.top.clone()).collect();
+    let Some(newest) = tops.iter().max_by(|one, other| one.rank(other)) else {
+        if have < need {
+            let reasons: Vec<_> = failed.into_iter().filter_map(Result::err).collect();
+            return Err(RecordError::Unavailable { have, need, reasons: join_reasons(&reasons, 0) });
+        }
+        return Ok(None);
+    };
+    let holders_of_newest = tops.iter().filter(|top| top.rank(newest) == Ordering::Equal).count();
+    Ok(Some(Census { holders: tops.len(), holders_of_newest, newest: newest.record().clone() }))
 }
 
 async fn read(ask: Ask) -> Result<Found, RecordError> {
@@ -135,12 +170,16 @@ impl Ask {
 
     /// None if a listed version was gone when it was read, which happens when a newer one comes in between.
     async fn view_once(&self, host: usize) -> Result<Option<View>, HostCallError> {
-        let mut paths = match self.inner.hosts.list(host, &self.folder, None, self.versions_max).await {
-            Err(HostCallError::NotFound) => Vec::new(),
-            listed => listed?,
+        let hosts = &self.inner.hosts;
+        let look = match hosts.look_at_once(host, &self.folder, self.versions_max, RECORD_BYTES_MAX) {
+            Some(look) => look,
+            None => hosts.look(host, &self.folder, self.versions_max, RECORD_BYTES_MAX).await?,
         };
+        let Look { mut paths, first } = look;
         paths.truncate(self.versions_max);
         let full = paths.len() == self.versions_max;
+        // The first object that was brought along, with its path.
+        let brought = first.and_then(|object| Some((paths.first()?.clone(), object)));
         let mut by_key: BTreeMap<RecordKey, Vec<(Order, String)>> = BTreeMap::new();
         for path in paths {
             match RecordKey::from_path(&path).filter(|_| path.starts_with(&self.folder)) {
@@ -155,7 +194,7 @@ impl Ask {
         let mut reads = Vec::new();
         for (key, mut listed) in by_key {
             listed.sort_by_key(|(order, _)| std::cmp::Reverse(*order));
-            reads.push(self.view_record(host, key, listed));
+            reads.push(self.view_record(host, key, listed, brought.as_ref()));
         }
         let mut reads = stream::iter(reads).buffer_unordered(GETS_AT_ONCE);
         let mut records = BTreeMap::new();
@@ -173,10 +212,15 @@ impl Ask {
         host: usize,
         key: RecordKey,
         listed: Vec<(Order, String)>,
+        brought: Option<&(String, bytes::Bytes)>,
     ) -> Result<Option<(RecordKey, RecordView)>, HostCallError> {
         let mut view = RecordView::default();
         for (order, path) in listed.iter().take(TRIES_MAX) {
-            match self.inner.hosts.get(host, path, RECORD_BYTES_MAX).await {
+            let got = match brought {
+                Some((brought_path, object)) if brought_path == path => Ok(object.clone()),
+                _ => self.inner.hosts.get(host, path, RECORD_BYTES_MAX).await,
+            };
+            match got {
                 Ok(object) => match self.verify(&key, order, path, &object) {
                     Ok(version) => {
                         view.top = Some(version);

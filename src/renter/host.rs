@@ -22,6 +22,7 @@ use std::{
     time::Duration,
 };
 
+use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutOptions, path::Path};
@@ -209,6 +210,23 @@ pub struct HostHealth {
     pub in_flight: u32,
 }
 
+/// A store that lists a folder and reads its first object in one step: what a record's newest version takes.
+#[async_trait]
+pub trait Peek: fmt::Debug + Send + Sync {
+    /// What is under a folder, if it is known without waiting for anything.
+    fn peek(&self, folder: &str, keys_max: usize, bytes_max: u64) -> Option<Peeked>;
+
+    /// The same with waiting.
+    async fn look(&self, folder: &str, keys_max: usize, bytes_max: u64) -> object_store::Result<Peeked>;
+}
+
+/// The first keys under a folder, in order, and the bytes of the first of them, unless they are too many or gone by now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peeked {
+    pub keys: Vec<String>,
+    pub first: Option<Bytes>,
+}
+
 /// What makes a host.
 #[derive(Clone, Debug)]
 pub struct HostOptions {
@@ -219,6 +237,8 @@ pub struct HostOptions {
     pub url: String,
     /// A folder's [`Space`], where there is one.
     pub space: Option<Arc<Space>>,
+    /// The store itself, if it can be peeked into.
+    pub peek: Option<Arc<dyn Peek>>,
 }
 
 /// A host. Cheap to clone; all clones are one host.
@@ -269,7 +289,7 @@ impl Host {
     /// A host over a store without a marker, up from the start.
     #[cfg(test)]
     pub fn up(id: HostId, store: Arc<dyn ObjectStore>) -> Host {
-        let options = HostOptions { id, portal: PortalId([0; 32]), url: format!("test:{id}"), space: None };
+        let options = HostOptions { id, portal: PortalId([0; 32]), url: format!("test:{id}"), space: None, peek: None };
         let host = Host::new(store, options);
         host.0.gate().down = None;
         host
@@ -343,6 +363,27 @@ impl Host {
         let after = after.map(parse).transpose()?;
         let list = self.read_list(prefix, after, max_keys);
         self.call(Operation::List, SizeClass::Small, &LIST, list).await
+    }
+
+    /// What is under a folder, if an answer is at hand. Otherwise, and while the host is down, ask as usual.
+    pub fn peek(&self, folder: &str, keys_max: usize, bytes_max: u64) -> Option<Peeked> {
+        let peek = self.0.options.peek.as_ref()?;
+        if self.0.gate().down.is_some() {
+            return None;
+        }
+        let peeked = peek.peek(folder, keys_max, bytes_max)?;
+        self.0.calls.fetch_add(1, Relaxed);
+        Some(peeked)
+    }
+
+    /// The first keys under a folder, and the first object where that takes no second call.
+    pub async fn look(&self, folder: &str, keys_max: usize, bytes_max: u64) -> Result<Peeked, HostError> {
+        let Some(peek) = &self.0.options.peek else {
+            let listed = self.list(folder, keys_max).await?;
+            return Ok(Peeked { keys: listed.into_iter().map(|(key, _)| key).collect(), first: None });
+        };
+        let look = async { peek.look(folder, keys_max, bytes_max).await.map_err(classify) };
+        self.call(Operation::List, SizeClass::Small, &LIST, look).await
     }
 
     /// What to expect of a call; `None` if there was none of its kind yet.
@@ -569,6 +610,12 @@ impl Answer for () {
 }
 
 impl Answer for u64 {
+    fn bytes(&self) -> Option<u64> {
+        None
+    }
+}
+
+impl Answer for Peeked {
     fn bytes(&self) -> Option<u64> {
         None
     }

@@ -17,6 +17,7 @@ mod ipfs;
 mod losses;
 mod portal_api;
 mod portal_content;
+mod portal_registry;
 mod portal_tus;
 mod portal_uploads;
 mod security;

@@ -9,8 +9,10 @@ pub mod multipart;
 mod pin;
 mod query;
 mod redirects;
+mod registry;
 mod resolve;
 mod sectors;
+mod subscription;
 mod target;
 mod tus;
 pub mod upload;
@@ -28,6 +30,8 @@ use super::refusal::{PinRefusal, Refusal};
 use super::reply::{Clock, Reply, ReplyBody};
 use super::services::{Services, UploadStream};
 use sectors::Wanted;
+
+pub use subscription::Subscriptions;
 
 const SKYNET_PORTAL_API: HeaderName = HeaderName::from_static("skynet-portal-api");
 const SKYNET_SERVER_API: HeaderName = HeaderName::from_static("skynet-server-api");
@@ -58,6 +62,9 @@ pub async fn api(call: Call<'_>) -> Result<Reply, Refusal> {
     let path = ask.path.as_str();
     if downloads(path) {
         return download(call.services, read_only(ask)?, call.clock).await;
+    }
+    if registry::PATHS.contains(&path) {
+        return registry::answer(call).await;
     }
     let (route, rest) = path.strip_prefix("/skynet/").map_or((path, ""), |below| below.split_once('/').unwrap_or((below, "")));
     match (route, &ask.method) {

@@ -7,7 +7,7 @@
 use std::{
     fmt::Debug,
     fs,
-    io::{self, ErrorKind},
+    io::{self, ErrorKind, IoSliceMut},
     os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
     sync::{
@@ -19,8 +19,8 @@ use std::{
 
 use rustix::{
     buffer::spare_capacity,
-    fs::{AtFlags, Dir, FileType, FlockOperation, Mode, OFlags},
-    io::Errno,
+    fs::{AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, ResolveFlags},
+    io::{Errno, ReadWriteFlags},
 };
 
 /// Alignment of direct writes in bytes, in memory, in the file and in length: the page size, which every disk of today takes.
@@ -69,6 +69,10 @@ pub(super) trait Disk: Debug + Send + Sync {
     fn remove_folder(&self, path: &str) -> io::Result<()>;
     /// What stands at the path, without following a link; `None` if nothing does.
     fn stat(&self, path: &str) -> io::Result<Option<Stat>>;
+    /// True if nothing is at the path, as far as is known without waiting for the disk. Anything else is no answer.
+    fn surely_absent(&self, _path: &str) -> bool {
+        false
+    }
     /// Names in a folder, in no order. A missing folder, or a file in its place, has none.
     fn names(&self, folder: &str) -> io::Result<Vec<(String, EntryKind)>>;
     /// Makes the names in a folder durable; the empty path is the top.
@@ -99,6 +103,10 @@ pub(super) trait DiskFile: Debug + Send + Sync {
 
     /// The same into a buffer that the caller brings, empty, with room or without.
     fn read_into(&self, offset: u64, len: usize, buffer: Vec<u8>) -> io::Result<Vec<u8>>;
+    /// Exactly `len` bytes, if they are in memory; never waits for the disk.
+    fn read_at_once(&self, _offset: u64, _len: usize) -> Option<Vec<u8>> {
+        None
+    }
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
     fn truncate(&self, len: u64) -> io::Result<()>;
     /// Makes the file's bytes and length durable.
@@ -220,6 +228,13 @@ impl Disk for RealDisk {
         }
     }
 
+    fn surely_absent(&self, path: &str) -> bool {
+        // RESOLVE_CACHED: the kernel's memory of names answers, or nobody does (Linux 5.12).
+        let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let found = rustix::fs::openat2(&self.root, path, flags, Mode::empty(), ResolveFlags::CACHED);
+        matches!(found, Err(Errno::NOENT | Errno::NOTDIR))
+    }
+
     fn names(&self, folder: &str) -> io::Result<Vec<(String, EntryKind)>> {
         let opened = match self.open_names(folder) {
             Ok(opened) => opened,
@@ -300,6 +315,13 @@ impl DiskFile for RealFile {
         // The allocator may have given more room than asked for.
         bytes.truncate(len);
         Ok(bytes)
+    }
+
+    fn read_at_once(&self, offset: u64, len: usize) -> Option<Vec<u8>> {
+        let mut bytes = vec![0; len];
+        // RWF_NOWAIT: bytes of the page cache, or an error.
+        let read = rustix::io::preadv2(&self.file, &mut [IoSliceMut::new(&mut bytes)], offset, ReadWriteFlags::NOWAIT);
+        read.is_ok_and(|count| count == len).then_some(bytes)
     }
 
     fn write_at(&self, mut offset: u64, mut bytes: &[u8]) -> io::Result<()> {

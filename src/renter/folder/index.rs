@@ -101,6 +101,20 @@ impl Index {
             .collect()
     }
 
+    /// The first objects of the log under a folder (a whole number of parts), in key order, with their places.
+    pub fn under(&self, folder: &str, max: usize) -> Vec<(Arc<str>, Spot)> {
+        let start = format!("{folder}/");
+        self.read()
+            .range::<str, _>((Bound::Included(start.as_str()), Bound::Unbounded))
+            .take_while(|(key, _)| key.starts_with(&start))
+            .filter_map(|(key, slot)| match slot {
+                Slot::Put(spot) => Some((key.clone(), spot.clone())),
+                Slot::Removed { .. } => None,
+            })
+            .take(max)
+            .collect()
+    }
+
     pub fn len(&self) -> usize {
         self.read().len()
     }

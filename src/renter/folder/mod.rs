@@ -54,6 +54,7 @@ use object_store::{
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
+use super::host::{Peek, Peeked};
 use disk::{Access, Disk, EntryKind, Writing};
 use index::Slot;
 use key::{check_key, check_prefix, disk_path};
@@ -613,6 +614,25 @@ impl FolderStore {
         pages.map_ok(|page| stream::iter(page.into_iter().map(Ok))).try_flatten().boxed()
     }
 
+    async fn look_in(&self, folder: String, keys_max: usize, bytes_max: u64) -> Result<Peeked, FolderError> {
+        check_prefix(&folder)?;
+        let open = self.open().await?;
+        blocking(&self.0.read_jobs, move || {
+            let listed = Listing::start(open.disk.clone(), &open.index, &folder, None).page(keys_max);
+            let listed = listed.map_err(FolderError::io("list the folder"))?;
+            let first = match listed.first().filter(|first| first.len <= bytes_max) {
+                None => None,
+                Some(first) => match read_object(&open, &first.key, None, false, Vec::new()) {
+                    Ok(found) => Some(found.bytes).filter(|bytes| bytes.len() as u64 <= bytes_max),
+                    Err(FolderError::NotFound) => None,
+                    Err(error) => return Err(error),
+                },
+            };
+            Ok(Peeked { keys: listed.into_iter().map(|listed| listed.key).collect(), first })
+        })
+        .await
+    }
+
     async fn list_page(
         &self,
         listing: Option<Listing>,
@@ -629,6 +649,30 @@ impl FolderStore {
             Ok((metas, listing))
         })
         .await
+    }
+}
+
+#[async_trait]
+impl Peek for FolderStore {
+    /// Answers if everything under the folder is in the log, and the first object's bytes are in the page cache.
+    fn peek(&self, folder: &str, keys_max: usize, bytes_max: u64) -> Option<Peeked> {
+        let open = self.0.current()?;
+        check_prefix(folder).ok().filter(|()| !folder.is_empty())?;
+        // The log first, then the disk: what moves from one to the other in between is seen.
+        let rows = open.index.under(folder, keys_max);
+        if !open.disk.surely_absent(&disk_path(folder)) {
+            return None;
+        }
+        let first = match rows.first() {
+            None => None,
+            Some((_, spot)) if u64::from(spot.len) > bytes_max => return None,
+            Some((_, spot)) => Some(spot.segment.file.read_at_once(u64::from(spot.offset), spot.len as usize)?.into()),
+        };
+        Some(Peeked { keys: rows.into_iter().map(|(key, _)| key.to_string()).collect(), first })
+    }
+
+    async fn look(&self, folder: &str, keys_max: usize, bytes_max: u64) -> Result<Peeked> {
+        self.look_in(folder.to_owned(), keys_max, bytes_max).await.map_err(|error| error.for_key(folder))
     }
 }
 

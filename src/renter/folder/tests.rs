@@ -16,7 +16,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::{FolderError, FolderOptions, FolderStore, MARKER_KEY, log::segment_path, simdisk::SimMachine};
 use crate::renter::{
-    host::{Deadline, Host, HostError, HostOptions, HostState},
+    host::{Deadline, Host, HostError, HostOptions, HostState, Peek, Peeked},
     marker::{self, PortalId},
 };
 
@@ -326,6 +326,39 @@ async fn a_failed_sync_acknowledges_nothing() {
     assert_eq!(read(&store, &record(2)).await.unwrap(), "three");
 }
 
+/// What is at hand is what a listing and a read say; of what became a file nothing is said.
+#[tokio::test]
+async fn peeks() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = host_in(folder.path()).await;
+    let peek = |folder: &str, bytes_max| store.peek(folder, 2, bytes_max);
+    let look = async |folder: &str, bytes_max| store.look(folder, 2, bytes_max).await.unwrap();
+    let entry = |order: &str| Path::from(format!("records/entry/00/key/{order}"));
+    for order in ["b", "c", "a", "d"] {
+        store.put(&entry(order), order.repeat(3).into()).await.unwrap();
+    }
+    store.delete(&entry("a")).await.unwrap();
+    store.put(&Path::from("records/entry/00/key2/a"), "other".into()).await.unwrap();
+    // The kernel knows of no such folder once somebody has asked the disk.
+    assert_eq!(store.list(Some(&Path::from("records/entry/00/key"))).try_collect::<Vec<_>>().await.unwrap().len(), 3);
+    let found = peek("records/entry/00/key", 3);
+    let keys = ["b", "c"].map(|order| entry(order).to_string()).to_vec();
+    assert_eq!(found, Some(Peeked { keys: keys.clone(), first: Some("bbb".into()) }));
+    assert_eq!(look("records/entry/00/key", 3).await, found.unwrap());
+    assert_eq!(peek("records/entry/00/key", 2), None, "too long");
+    assert_eq!(look("records/entry/00/key", 2).await, Peeked { keys: keys.clone(), first: None });
+    assert_eq!(peek("records/entry/00/none", 3), Some(Peeked { keys: Vec::new(), first: None }));
+    assert_eq!(peek("", 3), None);
+    assert_eq!(peek("../x", 3), None);
+    fs::create_dir_all(folder.path().join("records/entry/00/key")).unwrap();
+    assert_eq!(peek("records/entry/00/key", 3), None, "there may be files");
+    assert_eq!(look("records/entry/00/key", 3).await, Peeked { keys, first: Some("bbb".into()) });
+    assert_eq!(look("records/entry/00/none", 3).await, Peeked { keys: Vec::new(), first: None });
+    assert!(store.look("../x", 3, 3).await.is_err());
+    store.close().await;
+    assert_eq!(peek("records/entry/00/none", 3), None, "not open");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn listings_miss_nothing_while_objects_become_files() {
     let machine = SimMachine::new();
@@ -359,7 +392,7 @@ async fn a_small_file_system_gets_full_and_recovers() {
         let top = tempfile::tempdir_in(&folder).unwrap();
         let store = FolderStore::new(top.path(), FolderOptions { floor_bytes });
         let id = marker::create(&store, PORTAL).await.unwrap().host;
-        let options = HostOptions { id, portal: PORTAL, url: "file:small".into(), space: Some(store.space()) };
+        let options = HostOptions { id, portal: PORTAL, url: "file:small".into(), space: Some(store.space()), peek: None };
         let host = Host::new(Arc::new(store.clone()), options);
         assert_eq!(host.check().await, HostState::Up);
         let mut kept = Vec::new();
