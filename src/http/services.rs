@@ -23,7 +23,7 @@ use crate::ingest::{AddReport, ImportReport, Ingest, IngestError, SkyOptions, Sk
 use crate::measure::{Measures, Trace};
 use crate::names::{EntryId, NameError, NameRow, Names, PutEntryError, Resolved, SignedEntry, StoredRecord};
 use crate::records::Extent;
-use crate::store::{BodyStream, FileSource, OpenSkyfile, Store, StoreError};
+use crate::store::{Blocked, BodyStream, FileSource, OpenSkyfile, Store, StoreError};
 use crate::tree::skyfile::SkyfileHead;
 
 use super::hosts::HostRules;
@@ -322,6 +322,12 @@ pub trait Operations: Send + Sync + 'static {
 
     /// Removes every pin of this address and says how many there were.
     async fn unpin(&self, address: &Address) -> Result<usize, StoreError>;
+
+    /// The portal's own blocklist, the oldest line first.
+    fn blocklist(&self) -> Vec<Blocked>;
+
+    /// Adds lines to the blocklist and takes others back: BLAKE2b-256 of sector roots.
+    async fn change_blocklist(&self, add: &[[u8; 32]], remove: &[[u8; 32]]) -> Result<(), StoreError>;
 
     /// Reads an add stream (`docs/formats.md` 9) and stores what it holds.
     async fn add(&self, body: UploadStream, idempotency_key: Option<String>) -> Result<AddReport, IngestError>;

@@ -32,7 +32,7 @@ use crate::ingest::{AddReport, ImportReport, IngestError, SkyFile, SkyOptions, S
 use crate::measure::{Measures, Tier, Trace};
 use crate::names::{EntryId, IpnsName, NameError, NameOrigin, NameRow, PutEntryError, Resolved, SignedEntry, StoredRecord};
 use crate::records::Extent;
-use crate::store::{BodyStream, Durability, FileSource, StoreError};
+use crate::store::{Blocked, BodyStream, Durability, FileSource, StoreError};
 use crate::tree::skyfile::{Parsed, SkyfileHead, UploadFile, build_small, parse, upload_metadata};
 use crate::tree::test_dag::TestDag;
 use crate::tree::{FilePart, TreeNode, parse_node};
@@ -251,6 +251,7 @@ pub struct Desk {
     pub starting: Mutex<bool>,
     /// What portal uploads said, and their base sectors.
     pub skyfiles: Mutex<Vec<(SkyOptions, Vec<u8>)>>,
+    pub blocked: Mutex<Vec<[u8; 32]>>,
 }
 
 #[async_trait]
@@ -300,6 +301,17 @@ impl Operations for Desk {
     async fn unpin(&self, address: &Address) -> Result<usize, StoreError> {
         let known = matches!(address, Address::Ipfs { root, .. } if root.to_string() == ABSENT);
         Ok(usize::from(known))
+    }
+
+    fn blocklist(&self) -> Vec<Blocked> {
+        self.blocked.lock().expect("lock").iter().map(|hash| Blocked { hash: *hash, added_ms: 0 }).collect()
+    }
+
+    async fn change_blocklist(&self, add: &[[u8; 32]], remove: &[[u8; 32]]) -> Result<(), StoreError> {
+        let mut blocked = self.blocked.lock().expect("lock");
+        blocked.retain(|hash| !remove.contains(hash));
+        blocked.extend(add);
+        Ok(())
     }
 
     async fn add(&self, mut body: UploadStream, idempotency_key: Option<String>) -> Result<AddReport, IngestError> {

@@ -217,6 +217,12 @@ async fn open(
         requests: Arc::new(Semaphore::new(config.limits.requests)),
         options,
     });
+    tasks.spawn({
+        let (store, services, stop) = (store.clone(), services.clone(), stop.clone());
+        // Ready answers may be of what is blocked now.
+        let follow = async move { store.follow_blocklist(|| services.answers.clear()).await };
+        async move { stop.run_until_cancelled(follow).await }
+    });
     lists.keep_reading(services.clone(), store.clone(), tasks, stop.clone());
     Ok(Opened { services, store, records, hosts, sample })
 }

@@ -9,7 +9,7 @@ use crate::http::{HostView, Operations, PinPage, PinView, Readiness, UploadStrea
 use crate::ingest::{AddOptions, AddReport, ImportReport, Ingest, IngestError};
 use crate::records::Records;
 use crate::renter::Renter;
-use crate::store::{Store, StoreError, UnpinRoot};
+use crate::store::{Blocked, Store, StoreError, UnpinRoot};
 
 /// Owner of what comes in on the admin listener.
 const ADMIN: &str = "admin";
@@ -115,6 +115,14 @@ impl Operations for NodeOperations {
             Address::Ipns { .. } => return Err(StoreError::Unsupported("an IPNS name is a pointer: unpin what it points to")),
         };
         self.store.unpin(&root).await
+    }
+
+    fn blocklist(&self) -> Vec<Blocked> {
+        self.store.blocklist()
+    }
+
+    async fn change_blocklist(&self, add: &[[u8; 32]], remove: &[[u8; 32]]) -> Result<(), StoreError> {
+        self.store.change_blocklist(add, remove).await
     }
 
     async fn add(&self, body: UploadStream, idempotency_key: Option<String>) -> Result<AddReport, IngestError> {

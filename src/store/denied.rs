@@ -7,14 +7,18 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 
-use crate::address::{Cid, Multihash, cid_v1, codec};
-use crate::deny::{DenyList, Reason, Subject};
+use crate::address::{Cid, Multihash, SkylinkKind, cid_v1, codec};
+use crate::deny::{DenyList, DenyStatus, Reason, Subject, blocklist_hash};
 use crate::measure::Trace;
 use crate::sector::Root;
 use crate::tree::ipld;
 
+use super::blocklist::Blocklist;
 use super::blocks::OpenPin;
-use super::{Inner, StoreError};
+use super::{Inner, Pin, StoreError};
+
+/// What the portal's own list is called in refusals.
+const PORTAL_LIST: &str = "of this portal";
 
 /// Skyfiles whose denied stretches are remembered.
 const SKYFILES_REMEMBERED_MAX: u64 = 16_384;
@@ -24,8 +28,11 @@ const BLOCKS_BELOW_MAX: usize = 1 << 20;
 /// The lists in force.
 pub struct Denied {
     list: RwLock<Arc<DenyList>>,
-    /// Counts the lists that were in force; 0 while there are no rules at all.
+    /// The portal's own.
+    pub blocklist: Blocklist,
+    /// Counts the changes; 0 while there are no rules at all.
     version: AtomicU64,
+    changes: AtomicU64,
     stretches: moka::sync::Cache<(Root, u64), Arc<[Stretch]>>,
 }
 
@@ -39,15 +46,20 @@ struct Stretch {
 impl Denied {
     pub fn new() -> Denied {
         let stretches = moka::sync::Cache::new(SKYFILES_REMEMBERED_MAX);
-        Denied { list: RwLock::default(), version: AtomicU64::new(0), stretches }
+        let (version, changes) = (AtomicU64::new(0), AtomicU64::new(0));
+        Denied { list: RwLock::default(), blocklist: Blocklist::default(), version, changes, stretches }
     }
 
     pub fn set(&self, list: DenyList) {
-        let mut current = self.list.write().expect("no panic under this lock");
-        let next = self.version.load(Ordering::Acquire) + 1;
-        self.version.store(if list.is_empty() { 0 } else { next }, Ordering::Release);
+        *self.list.write().expect("no panic under this lock") = Arc::new(list);
+    }
+
+    /// Something has changed, and is in its place.
+    fn changed(&self) {
+        let next = self.changes.fetch_add(1, Ordering::AcqRel) + 1;
+        let empty = self.list.read().expect("no panic under this lock").is_empty() && self.blocklist.is_empty();
+        self.version.store(if empty { 0 } else { next }, Ordering::Release);
         self.stretches.invalidate_all();
-        *current = Arc::new(list);
     }
 
     /// Are there any rules? Costs one load.
@@ -59,8 +71,24 @@ impl Denied {
         if !self.has_rules() {
             return None;
         }
+        if let Subject::Sector { root } = subject
+            && self.blocklist.has(&blocklist_hash(root))
+        {
+            return Some(Reason { list: PORTAL_LIST.into(), line: 0, status: DenyStatus::LegalReasons, text: None });
+        }
         let list = self.list.read().expect("no panic under this lock").clone();
         list.check(subject)
+    }
+
+    /// Is the skyfile denied that this pin keeps? Then the pin gives nothing away, under whatever CID.
+    pub fn of_pin(&self, pin: &Pin) -> Option<Reason> {
+        if !self.has_rules() {
+            return None;
+        }
+        match pin.skylink()?.kind() {
+            SkylinkKind::V1 { root, .. } => self.check(&Subject::Sector { root: &root }),
+            SkylinkKind::V2 { .. } => None,
+        }
     }
 
     /// May this block be served or walked through?
@@ -75,6 +103,14 @@ impl Denied {
 }
 
 impl Inner {
+    /// Other rules are in force: what was found under the old ones is forgotten.
+    pub fn denied_changed(&self) {
+        self.denied.changed();
+        self.unpins.fetch_add(1, Ordering::Release);
+        self.located.clear();
+        self.nodes.invalidate_all();
+    }
+
     /// May these bytes of a skyfile's content be served? `Err` if they are denied under their skylink or their CIDs.
     pub async fn allow_stretch(self: &Arc<Self>, root: &Root, bytes: &Range<u64>, trace: &Arc<Trace>) -> Result<(), StoreError> {
         if !self.denied.has_rules() {
