@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::services::{
-    Content, HostView, HttpOptions, Naming, Operations, PinPage, PinView, Readiness, Services, SkyParts, Skyfile, UploadStream,
+    Content, HostView, HttpOptions, Naming, Operations, PinPage, PinView, PortalNumbers, Readiness, Services, SkyParts, Skyfile, UploadStream,
     Uploads,
 };
 use super::{AnswerCache, Listeners, run};
@@ -281,6 +281,14 @@ impl Operations for Desk {
             in_flight: 0,
             latency_ms: Default::default(),
         }]
+    }
+
+    fn hosts_to_write(&self) -> usize {
+        0
+    }
+
+    async fn portal_numbers(&self) -> Result<PortalNumbers, StoreError> {
+        Ok(PortalNumbers { pins: 3, content_bytes: 4, ..PortalNumbers::default() })
     }
 
     async fn pins(&self, from: u64, max: usize) -> Result<PinPage, StoreError> {

@@ -25,7 +25,7 @@ use std::future::Future;
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -199,12 +199,12 @@ async fn open(
         public_writes: if config.public_writes { PublicWrites::Taken } else { PublicWrites::Refused },
         sample_site: sample.clone(),
         public_connections_max: config.limits.connections,
+        requests_max: config.limits.requests,
         connections_per_address_max: config.limits.connections_per_address,
         grace: config.limits.grace,
         ..HttpOptions::default()
     };
-    let operations =
-        operations::NodeOperations { public, store: store.clone(), ingest: ingest.clone(), renter, records: records.clone() };
+    let operations = operations::NodeOperations { public, store: store.clone(), ingest: ingest.clone(), renter, records: records.clone(), content_bytes: Mutex::default() };
     let services = Arc::new(Services {
         content: Arc::new(store.clone()),
         names: Arc::new(open_names(config, &records, &measures)?),

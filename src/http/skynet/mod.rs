@@ -4,6 +4,7 @@
 //! domains only, never on an origin of content (`design.md` 10): [`hosts`](super::hosts) has seen to that before.
 
 pub mod content;
+mod portal;
 mod tus;
 
 use ::http::header::{self, HeaderName, HeaderValue};
@@ -43,6 +44,7 @@ pub async fn api(call: Call<'_>) -> Result<Reply, Refusal> {
         return Ok(no_content());
     }
     match ask.path.as_str() {
+        path if portal::answers(path) => portal::answer(call.services, ask).await,
         _ => Err(Refusal::NoRoute),
     }
 }
