@@ -20,8 +20,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::services::{
-    Content, HostView, HttpOptions, Naming, Operations, PinPage, PinView, PortalNumbers, Readiness, Services, SkyParts, Skyfile, UploadStream,
-    Uploads,
+    Content, HostView, HttpOptions, Naming, Operations, PinPage, PinView, PortalNumbers, Readiness, Services, SkyParts, Skyfile,
+    UploadStream, Uploads,
 };
 use super::{AnswerCache, Listeners, run};
 use crate::access::Access;

@@ -31,13 +31,8 @@ pub enum Tracked {
 }
 
 impl Tracked {
-    pub const ALL: [Tracked; 5] = [
-        Tracked::BaseSectorUpload,
-        Tracked::ChunkUpload,
-        Tracked::RegistryRead,
-        Tracked::RegistryWrite,
-        Tracked::StreamBufferRead,
-    ];
+    pub const ALL: [Tracked; 5] =
+        [Tracked::BaseSectorUpload, Tracked::ChunkUpload, Tracked::RegistryRead, Tracked::RegistryWrite, Tracked::StreamBufferRead];
 
     /// Its field in the answer.
     pub fn field(self) -> &'static str {

@@ -200,7 +200,20 @@ impl<'a> Race<'a> {
         let began = Instant::now();
         let (won, missing) = (Vec::with_capacity(need), Vec::new());
         let trace = Counted { trace, running: 0, rounds: 0 };
-        Race { shared, need, known, read_bytes, piece_bytes, waiting: waiting.into(), won, missing, late: 0, spares: 0, began, trace }
+        Race {
+            shared,
+            need,
+            known,
+            read_bytes,
+            piece_bytes,
+            waiting: waiting.into(),
+            won,
+            missing,
+            late: 0,
+            spares: 0,
+            began,
+            trace,
+        }
     }
 
     async fn run(mut self) -> Result<Vec<(usize, Bytes)>, Lost> {

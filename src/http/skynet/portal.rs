@@ -101,8 +101,7 @@ pub async fn answer(services: &Services, ask: &Ask) -> Result<Reply, Refusal> {
 }
 
 fn moved(ask: &Ask, to: &'static str) -> Reply {
-    let mut reply =
-        made_here(StatusCode::MOVED_PERMANENTLY, "text/plain; charset=utf-8", &ask.method, format!("{to}\n"));
+    let mut reply = made_here(StatusCode::MOVED_PERMANENTLY, "text/plain; charset=utf-8", &ask.method, format!("{to}\n"));
     reply.headers_mut().insert(header::LOCATION, HeaderValue::from_static(to));
     reply
 }
@@ -182,7 +181,11 @@ fn health(services: &Services, which: Health) -> (bool, Value) {
         let begun = Instant::now();
         let up = look();
         let ms = begun.elapsed().as_millis() as u64;
-        (up, critical, json!({ "name": name, "up": up, "statusCode": if up { 200 } else { 503 }, "time": ms, "critical": critical }))
+        (
+            up,
+            critical,
+            json!({ "name": name, "up": up, "statusCode": if up { 200 } else { 503 }, "time": ms, "critical": critical }),
+        )
     };
     let hosts = services.operations.hosts();
     let up = hosts.iter().filter(|host| host.state == "up").count();
