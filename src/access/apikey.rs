@@ -1,4 +1,4 @@
-//! API keys of others than the operator: made, revoked, kept as records, hashed (`docs/formats.md` 10).
+//! API keys of others than the operator: made, revoked, kept as records, hashed (`docs/formats.md` 11).
 //!
 //! A secret has 256 random bits and is shown once. What is kept, in memory and on the hosts, is its hash. Another node's
 //! keys and revocations come in by looking at the records again ([`RESCAN_EVERY`]); this node's are in force at once.

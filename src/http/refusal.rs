@@ -115,6 +115,8 @@ pub enum Refusal {
     Ipns(#[from] IpnsRefusal),
     #[error("{0}")]
     Tus(#[from] TusRefusal),
+    #[error("the Handshake name is not known")]
+    UnknownHandshakeName,
     #[error("resolver skylinks are not served")]
     ResolverSkylink,
     #[error("archives are not made")]
@@ -373,6 +375,12 @@ impl Refusal {
                 row(S::GATEWAY_TIMEOUT, NoStore, "finding the content took too long", "Try again in a moment.")
                     .retry(RETRY_TIMED_OUT_S)
             }
+            Refusal::UnknownHandshakeName => row(
+                S::NOT_FOUND,
+                NoStore,
+                "this portal knows no skylink of this Handshake name",
+                "The operator adds names under [names.handshake] in the configuration.",
+            ),
             Refusal::NoKey => row(
                 S::UNAUTHORIZED,
                 NoStore,

@@ -21,7 +21,7 @@ use crate::deny::{Reason, Subject};
 use crate::ingest::spool::Spool;
 use crate::ingest::{AddReport, ImportReport, Ingest, IngestError, SkyOptions, SkyPart, SkyReport};
 use crate::measure::{Measures, Trace};
-use crate::names::{EntryId, NameError, NameRow, Names, PutEntryError, Resolved, SignedEntry, StoredRecord};
+use crate::names::{EntryId, HandshakeNames, NameError, NameRow, Names, PutEntryError, Resolved, SignedEntry, StoredRecord};
 use crate::records::Extent;
 use crate::store::{Blocked, BodyStream, FileSource, OpenSkyfile, Store, StoreError};
 use crate::tree::skyfile::SkyfileHead;
@@ -68,6 +68,7 @@ pub struct HttpOptions {
     /// Blocks, CARs and IPNS records only (`ipfs-gateway.md` 2.2, strict mode).
     pub trustless_only: bool,
     pub public_writes: PublicWrites,
+    pub handshake: HandshakeNames,
     /// Requests that may be under way at once: [`Services::requests`] has a permit for each.
     pub requests_max: usize,
     /// Path of the sample site, for the landing page.
@@ -89,6 +90,7 @@ impl Default for HttpOptions {
             hosts: HostRules::default(),
             trustless_only: false,
             public_writes: PublicWrites::Refused,
+            handshake: HandshakeNames::default(),
             requests_max: REQUESTS_AT_ONCE_DEFAULT,
             sample_site: None,
             // An idle connection costs about 20 KiB: 4,096 of them stay under 100 MiB.

@@ -41,7 +41,7 @@ use crate::http::{AnswerCache, HttpOptions, Listeners, PublicWrites, Services};
 use crate::ingest::Ingest;
 use crate::ingest::spool::{Spool, SpoolOptions};
 use crate::measure::Measures;
-use crate::names::{self, BadFixedName, DnsResolver, Names, NamesOptions, Resolver};
+use crate::names::{self, BadFixedName, BadHandshakeName, DnsResolver, HandshakeNames, Names, NamesOptions, Resolver};
 use crate::records::{KeyError, Origin, OwnerChecks, PortalKey, RecordError, Records, RecordsOptions};
 use crate::renter::{Renter, RenterError, RenterOptions};
 use crate::store::{CatalogError, Store, StoreError, StoreOptions};
@@ -71,6 +71,8 @@ pub enum NodeError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Names(#[from] BadFixedName),
+    #[error(transparent)]
+    Handshake(#[from] BadHandshakeName),
 }
 
 /// Places in the data directory.
@@ -196,6 +198,7 @@ async fn open(
         admin_hosts: vec![config.listen.admin.to_string(), config.listen.admin.ip().to_string()],
         hosts: host_rules(config),
         trustless_only: config.gateway.trustless_only,
+        handshake: HandshakeNames::parse(&config.names.handshake)?,
         public_writes: if config.public_writes { PublicWrites::Taken } else { PublicWrites::Refused },
         sample_site: sample.clone(),
         public_connections_max: config.limits.connections,
@@ -306,6 +309,7 @@ fn open_names(config: &Checked, records: &Records, measures: &Arc<Measures>) -> 
 
 /// Would a node start with these names?
 pub fn check_names(config: &Checked) -> Result<(), NodeError> {
+    HandshakeNames::parse(&config.names.handshake)?;
     Ok(names::check_fixed(&config.names.fixed)?)
 }
 

@@ -4,6 +4,7 @@
 //! domains only, never on an origin of content (`design.md` 10): [`hosts`](super::hosts) has seen to that before.
 
 pub mod content;
+mod handshake;
 mod portal;
 mod tus;
 
@@ -44,6 +45,7 @@ pub async fn api(call: Call<'_>) -> Result<Reply, Refusal> {
         return Ok(no_content());
     }
     match ask.path.as_str() {
+        path if path.starts_with("/hnsres/") => handshake::pointer(call.services, ask, &path["/hnsres/".len()..]),
         path if portal::answers(path) => portal::answer(call.services, ask).await,
         _ => Err(Refusal::NoRoute),
     }
