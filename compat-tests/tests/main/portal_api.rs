@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use compat_tests::content::Content;
-use compat_tests::damage::{Hung, sector_files};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use compat_tests::content::Content;
+use compat_tests::damage::{Hung, sector_files};
 use compat_tests::wire::{self, Answer};
 use compat_tests::{Gateway, Options, host_folders, seeded_bytes, until};
 use serde_json::Value;
@@ -161,7 +161,9 @@ async fn every_figure_moves_with_what_it_counts() {
     let large = gateway.upload(&Content::file("large.bin", seeded_bytes(2, 9 << 20))).await;
     assert_eq!(gateway.get(&format!("/{}", small.skylink())).await.status, 200);
     let after = stats(&gateway).await;
-    for field in ["basesectorupload15mdatapoints", "chunkupload15mdatapoints", "registrywrite15mdatapoints", "streambufferread15mdatapoints"] {
+    for field in
+        ["basesectorupload15mdatapoints", "chunkupload15mdatapoints", "registrywrite15mdatapoints", "streambufferread15mdatapoints"]
+    {
         assert!(number(&after, field) > number(&before, field), "{field}: {after}");
     }
     assert!(number(&after, "basesectorupload15mp99ms") > 0.0 && number(&after, "chunkupload15mp9999ms") > 0.0);
@@ -229,13 +231,18 @@ async fn every_figure_moves_with_what_it_counts() {
 async fn what_is_blocked_is_blocked_under_every_address() {
     let folder = tempfile::tempdir().expect("a folder");
     let gateway = Gateway::start(folder.path());
-    let site = Content::folder("site", &[("index.html", b"<h1>here</h1>".to_vec()), ("big.bin", seeded_bytes(3, 300_000))]);
-    let (blocked, other) = (gateway.upload(&site).await, gateway.upload(&Content::file("other.bin", seeded_bytes(4, 50_000))).await);
+    let site = Content::files_of("site", &[("big.bin", &seeded_bytes(3, 300_000)), ("index.html", b"<h1>here</h1>")]);
+    let (blocked, other) =
+        (gateway.upload(&site).await, gateway.upload(&Content::file("other.bin", seeded_bytes(4, 50_000))).await);
     let port = gateway.public.rsplit(':').next().expect("a port").to_owned();
     let leaf = gateway.get(&format!("/ipfs/{}/big.bin?format=raw", blocked.cid)).await;
-    let leaf_cid = leaf.header("x-ipfs-roots").and_then(|roots| roots.split(',').next_back().map(str::to_owned)).expect("the roots");
+    let leaf_cid =
+        leaf.header("x-ipfs-roots").and_then(|roots| roots.split(',').next_back().map(str::to_owned)).expect("the roots");
     let places = |added: &compat_tests::content::Added| {
-        vec![(format!("/{}/", added.skylink()), "Host: localhost".to_owned()), (format!("/ipfs/{}?format=raw", added.cid), "Host: 127.0.0.1".to_owned())]
+        vec![
+            (format!("/{}/", added.skylink()), "Host: localhost".to_owned()),
+            (format!("/ipfs/{}?format=raw", added.cid), "Host: 127.0.0.1".to_owned()),
+        ]
     };
     let mut all = places(&blocked);
     all.push((format!("/ipfs/{}/", blocked.cid), "Host: 127.0.0.1".to_owned()));
@@ -315,7 +322,11 @@ async fn what_clients_look_for() {
             assert_eq!(answer.header("skynet-portal-api"), Some(format!("http://{}", &host[6..])), "{target}");
         }
         // No API on an origin of content, nor under a name of somebody else.
-        for host in [format!("Host: {}.localhost", "0".repeat(55)), "Host: bafkqaaa.ipfs.localhost".to_owned(), "Host: other.example".to_owned()] {
+        for host in [
+            format!("Host: {}.localhost", "0".repeat(55)),
+            "Host: bafkqaaa.ipfs.localhost".to_owned(),
+            "Host: other.example".to_owned(),
+        ] {
             let answer = gateway.ask("GET", target, &[&host]).await;
             assert_ne!(answer.status, 200, "{target} {host}: {}", answer.text());
         }

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::address::Address;
 use crate::http::ask::{parameter, text};
-use crate::http::refusal::Refusal;
+use crate::http::refusal::{PortalRefusal, Refusal};
 use crate::http::services::{Readiness, Services};
 
 use super::Denied;
@@ -87,7 +87,7 @@ pub async fn unpin(State(services): Shared, Path(address): Path<String>) -> Resu
     let removed = services.operations.unpin(&parsed).await.map_err(Refusal::from)?;
     services.answers.clear();
     if removed == 0 {
-        return Err(Refusal::NoPin.into());
+        return Err(Refusal::from(PortalRefusal::NoPin).into());
     }
     Ok(Json(json!({ "removed": removed })))
 }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::address::{Skylink, SkylinkKind};
 use crate::deny::blocklist_hash;
-use crate::http::refusal::Refusal;
+use crate::http::refusal::{PortalRefusal, Refusal};
 use crate::http::services::Services;
 use crate::store::{BLOCKLIST_CHANGES_MAX, Blocked};
 
@@ -37,7 +37,9 @@ pub async fn list(State(services): Shared) -> Json<Value> {
 
 /// Adds skylinks or hashes, and takes others back: all of them or, if one cannot be read, none.
 pub async fn change(State(services): Shared, body: Body) -> Result<Json<Value>, Denied> {
-    let bad = || Refusal::BadBody("{\"add\": [SKYLINK OR HASH], \"remove\": [SKYLINK OR HASH]}, at most 1,000 of them");
+    let bad = || {
+        Refusal::from(PortalRefusal::BadBody("{\"add\": [SKYLINK OR HASH], \"remove\": [SKYLINK OR HASH]}, at most 1,000 of them"))
+    };
     let bytes = to_bytes(body, BODY_BYTES_MAX).await.map_err(|_| bad())?;
     let changes: Changes = serde_json::from_slice(&bytes).map_err(|_| bad())?;
     if changes.add.len() + changes.remove.len() > BLOCKLIST_CHANGES_MAX {
@@ -61,7 +63,7 @@ fn hash_of(text: &str) -> Result<[u8; 32], Refusal> {
     let link = Skylink::parse(bare).map_err(|error| Refusal::BadPath { path: text.chars().take(512).collect(), error })?;
     match link.kind() {
         SkylinkKind::V1 { root, .. } => Ok(blocklist_hash(&root)),
-        SkylinkKind::V2 { .. } => Err(Refusal::BadBody("a version 2 skylink is a pointer: block what it points to")),
+        SkylinkKind::V2 { .. } => Err(PortalRefusal::BadBody("a version 2 skylink is a pointer: block what it points to").into()),
     }
 }
 

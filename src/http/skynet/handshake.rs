@@ -5,14 +5,14 @@ use serde_json::json;
 
 use crate::address::{SKYLINK_BYTES, Skylink};
 use crate::http::ask::Ask;
-use crate::http::refusal::Refusal;
+use crate::http::refusal::{PortalRefusal, Refusal};
 use crate::http::reply::{Reply, made_here};
 use crate::http::services::Services;
 use crate::names::{EntryId, HandshakeTarget};
 
 /// `/hnsres/{name}`.
 pub fn pointer(services: &Services, ask: &Ask, name: &str) -> Result<Reply, Refusal> {
-    let body = match services.options.handshake.get(name).ok_or(Refusal::UnknownHandshakeName)? {
+    let body = match services.options.handshake.get(name).ok_or(PortalRefusal::UnknownHandshakeName)? {
         HandshakeTarget::Skylink(link) => json!({ "skylink": format!("sia://{link}") }),
         HandshakeTarget::Entry { key, datakey } => {
             json!({ "registry": { "publickey": key.to_string(), "datakey": hex::encode(datakey) } })
@@ -23,11 +23,11 @@ pub fn pointer(services: &Services, ask: &Ask, name: &str) -> Result<Reply, Refu
 
 /// The skylink that a name leads to; its entry is read anew each time.
 pub async fn link_of(services: &Services, name: &str) -> Result<Skylink, Refusal> {
-    match services.options.handshake.get(name).ok_or(Refusal::UnknownHandshakeName)? {
+    match services.options.handshake.get(name).ok_or(PortalRefusal::UnknownHandshakeName)? {
         HandshakeTarget::Skylink(link) => Ok(link),
         HandshakeTarget::Entry { key, datakey } => {
-            let signed = services.names.entry(&EntryId::of(&key, &datakey)).await?.ok_or(Refusal::UnknownHandshakeName)?;
-            link_in(signed.entry.data()).ok_or(Refusal::UnknownHandshakeName)
+            let signed = services.names.entry(&EntryId::of(&key, &datakey)).await?.ok_or(PortalRefusal::UnknownHandshakeName)?;
+            Ok(link_in(signed.entry.data()).ok_or(PortalRefusal::UnknownHandshakeName)?)
         }
     }
 }

@@ -65,7 +65,7 @@ pub fn with_portal_headers(mut reply: Reply, ask: &Ask) -> Reply {
          tus-max-size, upload-concat, location, Skynet-API-Key";
     const EXPOSE: &str = "Content-Length, Content-Range, ETag, Accept-Ranges, Skynet-File-Metadata, Skynet-Skylink, Skynet-Proof, \
          Skynet-Portal-Api, Skynet-Server-Api, upload-offset, upload-metadata, upload-length, tus-version, tus-resumable, \
-         tus-extension, tus-max-size, upload-concat, location, Cache-Status, Server-Timing";
+         tus-extension, tus-max-size, upload-concat, location, Skygate-Cid, Cache-Status, Server-Timing";
     /// Preflights are asked anew after twenty days.
     const PREFLIGHT_SECONDS: &str = "1728000";
     let headers = reply.headers_mut();
