@@ -207,7 +207,14 @@ async fn open(
         grace: config.limits.grace,
         ..HttpOptions::default()
     };
-    let operations = operations::NodeOperations { public, store: store.clone(), ingest: ingest.clone(), renter, records: records.clone(), content_bytes: Mutex::default() };
+    let operations = operations::NodeOperations {
+        public,
+        store: store.clone(),
+        ingest: ingest.clone(),
+        renter,
+        records: records.clone(),
+        content_bytes: Mutex::default(),
+    };
     let services = Arc::new(Services {
         content: Arc::new(store.clone()),
         names: Arc::new(open_names(config, &records, &measures)?),
