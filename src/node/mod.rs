@@ -42,7 +42,7 @@ use crate::ingest::Ingest;
 use crate::ingest::spool::{Spool, SpoolOptions};
 use crate::measure::Measures;
 use crate::names::{self, BadFixedName, BadHandshakeName, DnsResolver, HandshakeNames, Names, NamesOptions, Resolver};
-use crate::records::{KeyError, Origin, OwnerChecks, PortalKey, RecordError, Records, RecordsOptions};
+use crate::records::{Extent, KeyError, Origin, OwnerChecks, PortalKey, RecordError, Records, RecordsOptions};
 use crate::renter::{Renter, RenterError, RenterOptions};
 use crate::store::{CatalogError, Store, StoreError, StoreOptions};
 
@@ -187,6 +187,9 @@ async fn open(
     let lists = Lists { lists: config.deny.lists.clone(), blocklists: config.deny.blocklists.clone() };
     // Before anything is served.
     store.set_denied(lists.read()?);
+    if !matches!(tokio::time::timeout(BLOCKLIST_WAIT_MAX, store.read_blocklist()).await, Ok(Extent::Complete)) {
+        tracing::warn!("too few hosts tell the portal's blocklist: until they do, some of it may be served");
+    }
     store.start_upkeep(tasks, stop.clone());
     let ingest = Ingest::new(store.clone());
     let sample = match matches!(config.hosts, Hosts::Embedded) {
@@ -331,6 +334,9 @@ fn renter_options(config: &Checked) -> RenterOptions {
         metadata_bytes: config.store.metadata_bytes / 4,
     }
 }
+
+/// How long a start waits for the portal's blocklist: hosts that are up list it in milliseconds.
+const BLOCKLIST_WAIT_MAX: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// How long a stop waits for hosts that do not answer: the catalog is closed before, so nothing is lost by leaving.
 const LET_GO_MAX: std::time::Duration = std::time::Duration::from_secs(5);

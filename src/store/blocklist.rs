@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use futures::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
 
-use crate::records::{Followed, Kind, Order, Record, RecordKey};
+use crate::records::{Extent, Followed, Kind, Order, Record, RecordKey};
 
 use super::{Store, StoreError};
 
@@ -128,6 +128,15 @@ impl Store {
             self.take_line(&newest);
         }
         Ok(())
+    }
+
+    /// Reads the list from the hosts once, before anything is served.
+    pub async fn read_blocklist(&self) -> Extent {
+        let mut scan = self.inner.records.scan(Kind::Block);
+        while let Some(found) = scan.next().await {
+            self.take_line(&found.record);
+        }
+        scan.extent()
     }
 
     /// Reads the list from the hosts and goes on reading it; `changed` is called after each change. Runs until dropped.
