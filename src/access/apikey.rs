@@ -240,9 +240,14 @@ impl Keys {
         self.records.get().ok_or_else(|| KeyRefused::Unavailable("the gateway is starting".to_owned()))
     }
 
+    /// From now on there may be keys that are not known yet.
+    pub fn connect(&self, records: Records) {
+        let _ = self.records.set(records);
+    }
+
     /// Reads the keys of the hosts, and goes on reading them. Runs until it is dropped.
-    pub async fn follow(&self, records: Records) {
-        let records = self.records.get_or_init(|| records);
+    pub async fn follow(&self) {
+        let Some(records) = self.records.get() else { return };
         let take = |followed: Followed<'_>| match followed {
             Followed::Record(record) => self.take_in(record),
             Followed::Complete => drop(self.read.set(())),

@@ -164,20 +164,12 @@ async fn open(
     if origin == Origin::Created {
         print_phrase(&key);
     }
-    let (access, key_file) = Access::load_or_create(&places.api_key(), client_rules(config))?;
-    let access = Arc::new(access);
-    if key_file == KeyFile::Created {
-        tracing::info!(path = %places.api_key().display(), "made the API key that the command line reads");
-    }
+    let access = open_access(config, places)?;
     let hosts = hosts::open(config, places, key.id(), first_start.is_first(), (tasks, stop)).await?;
     let table = hosts::table(&hosts, &key, config, &places.state(), first_start.is_first()).await?;
     let renter = Renter::new(hosts.hosts.clone(), table, renter_options(config))?;
     let measures = Arc::new(Measures::default());
     let records = Records::new(Arc::new(renter.clone()), key, records_options());
-    tasks.spawn({
-        let (access, records, stop) = (access.clone(), records.clone(), stop.clone());
-        async move { stop.run_until_cancelled(access.keys.follow(records)).await }
-    });
     let store_options = StoreOptions {
         folder: places.catalog(),
         memory_bytes: config.store.memory_bytes,
@@ -197,19 +189,7 @@ async fn open(
         false => None,
     };
     first_start.end()?;
-    let options = HttpOptions {
-        admin_hosts: vec![config.listen.admin.to_string(), config.listen.admin.ip().to_string()],
-        hosts: host_rules(config),
-        trustless_only: config.gateway.trustless_only,
-        handshake: HandshakeNames::parse(&config.names.handshake)?,
-        public_writes: if config.public_writes { PublicWrites::Taken } else { PublicWrites::Refused },
-        sample_site: sample.clone(),
-        public_connections_max: config.limits.connections,
-        requests_max: config.limits.requests,
-        connections_per_address_max: config.limits.connections_per_address,
-        grace: config.limits.grace,
-        ..HttpOptions::default()
-    };
+    let options = http_options(config, sample.clone())?;
     let operations = operations::NodeOperations {
         public,
         store: store.clone(),
@@ -230,14 +210,44 @@ async fn open(
         requests: Arc::new(Semaphore::new(config.limits.requests)),
         options,
     });
-    tasks.spawn({
-        let (store, services, stop) = (store.clone(), services.clone(), stop.clone());
-        // Ready answers may be of what is blocked now.
-        let follow = async move { store.follow_blocklist(|| services.answers.clear()).await };
-        async move { stop.run_until_cancelled(follow).await }
-    });
+    follow_records(&services, &store, &records, (tasks, stop));
     lists.keep_reading(services.clone(), store.clone(), tasks, stop.clone());
     Ok(Opened { services, store, records, hosts, sample })
+}
+
+fn open_access(config: &Checked, places: &Places) -> Result<Arc<Access>, NodeError> {
+    let (access, key_file) = Access::load_or_create(&places.api_key(), client_rules(config))?;
+    if key_file == KeyFile::Created {
+        tracing::info!(path = %places.api_key().display(), "made the API key that the command line reads");
+    }
+    Ok(Arc::new(access))
+}
+
+/// What other nodes of the portal, and its operator, change: API keys and the blocklist.
+fn follow_records(services: &Arc<Services>, store: &Store, records: &Records, (tasks, stop): (&TaskTracker, &CancellationToken)) {
+    services.access.keys.connect(records.clone());
+    let (access, until) = (services.access.clone(), stop.clone());
+    tasks.spawn(async move { until.run_until_cancelled(access.keys.follow()).await });
+    let (store, services, until) = (store.clone(), services.clone(), stop.clone());
+    // Ready answers may be of what is blocked now.
+    let blocklist = async move { store.follow_blocklist(|| services.answers.clear()).await };
+    tasks.spawn(async move { until.run_until_cancelled(blocklist).await });
+}
+
+fn http_options(config: &Checked, sample_site: Option<String>) -> Result<HttpOptions, NodeError> {
+    Ok(HttpOptions {
+        admin_hosts: vec![config.listen.admin.to_string(), config.listen.admin.ip().to_string()],
+        hosts: host_rules(config),
+        trustless_only: config.gateway.trustless_only,
+        handshake: HandshakeNames::parse(&config.names.handshake)?,
+        public_writes: if config.public_writes { PublicWrites::Taken } else { PublicWrites::Refused },
+        sample_site,
+        public_connections_max: config.limits.connections,
+        requests_max: config.limits.requests,
+        connections_per_address_max: config.limits.connections_per_address,
+        grace: config.limits.grace,
+        ..HttpOptions::default()
+    })
 }
 
 fn client_rules(config: &Checked) -> Rules {
