@@ -291,7 +291,7 @@ async fn what_clients_look_for() {
     let folder = tempfile::tempdir().expect("a folder");
     let (key, datakey) = ("cd".repeat(32), "ab".repeat(32));
     let config = format!(
-        "[portal]\ndomains = [\"portal.example\"]\n[names.handshake]\nsky-app = \"sia://{LINK}\"\npointer = \"skyns://ed25519:{key}/{datakey}\"\n"
+        "[portal]\ndomains = [\"portal.example\"]\n[names]\nresolver = \"none\"\n[names.handshake]\nsky-app = \"sia://{LINK}\"\npointer = \"skyns://ed25519:{key}/{datakey}\"\n"
     );
     let gateway = Gateway::start_with(folder.path(), &Options::config(config));
     let rows = [
