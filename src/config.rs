@@ -115,6 +115,8 @@ pub struct TypedNames {
     /// Written `[names.static]`.
     #[serde(rename = "static")]
     pub fixed: BTreeMap<String, String>,
+    /// Written `[names.handshake]`.
+    pub handshake: BTreeMap<String, String>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -303,6 +305,8 @@ pub struct Names {
     pub resolver: NameResolver,
     /// Names and what they point to, without asking anybody. What they say is checked by the room that follows them.
     pub fixed: BTreeMap<String, String>,
+    /// The same for Handshake names and skylinks.
+    pub handshake: BTreeMap<String, String>,
 }
 
 /// Who is asked for DNSLink records.
@@ -520,7 +524,10 @@ impl TypedNames {
         if self.fixed.len() > FIXED_NAMES_MAX {
             return Err(invalid(format!("[names.static] has {} names, at most {FIXED_NAMES_MAX}", self.fixed.len())));
         }
-        Ok(Names { resolver, fixed: self.fixed })
+        if self.handshake.len() > FIXED_NAMES_MAX {
+            return Err(invalid(format!("[names.handshake] has {} names, at most {FIXED_NAMES_MAX}", self.handshake.len())));
+        }
+        Ok(Names { resolver, fixed: self.fixed, handshake: self.handshake })
     }
 }
 

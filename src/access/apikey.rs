@@ -1,4 +1,4 @@
-//! API keys of others than the operator: made, revoked, kept as records, hashed (`docs/formats.md` 10).
+//! API keys of others than the operator: made, revoked, kept as records, hashed (`docs/formats.md` 11).
 //!
 //! A secret has 256 random bits and is shown once. What is kept, in memory and on the hosts, is its hash. Another node's
 //! keys and revocations come in by looking at the records again ([`RESCAN_EVERY`]); this node's are in force at once.
@@ -240,9 +240,14 @@ impl Keys {
         self.records.get().ok_or_else(|| KeyRefused::Unavailable("the gateway is starting".to_owned()))
     }
 
+    /// From now on there may be keys that are not known yet.
+    pub fn connect(&self, records: Records) {
+        let _ = self.records.set(records);
+    }
+
     /// Reads the keys of the hosts, and goes on reading them. Runs until it is dropped.
-    pub async fn follow(&self, records: Records) {
-        let records = self.records.get_or_init(|| records);
+    pub async fn follow(&self) {
+        let Some(records) = self.records.get() else { return };
         let take = |followed: Followed<'_>| match followed {
             Followed::Record(record) => self.take_in(record),
             Followed::Complete => drop(self.read.set(())),

@@ -234,6 +234,12 @@ fn risks(checked: &Checked, devices: &BTreeMap<u64, usize>) -> Vec<String> {
     if !checked.listen.admin.ip().is_loopback() {
         risks.push("the admin listener is open to the network, and its key travels unencrypted: keep it on 127.0.0.1".to_owned());
     }
+    if checked.public_writes {
+        risks.push(
+            "[portal] public_writes takes content from everybody: you serve what strangers upload, see [limits] and `skygate block`"
+                .to_owned(),
+        );
+    }
     if checked.store.memory_bytes == 0 {
         risks.push("memory_bytes = 0 makes every read go to the hosts: meant for measuring, slow for visitors".to_owned());
     }
@@ -303,6 +309,7 @@ mod tests {
                 vec!["without TLS", "unencrypted"],
             ),
             ("[store]\nmemory_bytes = 0\n".to_owned() + &hosts(9, ""), vec!["meant for measuring"]),
+            ("[portal]\npublic_writes = true\n".to_owned() + &hosts(9, ""), vec!["what strangers upload"]),
         ];
         for (text, expect) in rows {
             let risks = risks(&checked(&text), &BTreeMap::new());

@@ -1,5 +1,5 @@
 //! The command line: one file per command. `serve` runs a node in this process; `add`, `import`, `get`, `pin`, `name`,
-//! `hosts` and API keys talk to a running one over the HTTP of its admin listener; `check` and the portal key are files.
+//! `block`, `hosts` and API keys talk to a running one over the HTTP of its admin listener; `check` and the portal key are files.
 //!
 //! Hides: argument parsing, how the API key is found, frames of the add stream (`docs/formats.md` 9) on the client's
 //! side, progress bars. Must never know: how content is stored; whatever it says about a running gateway it has asked it.
@@ -11,6 +11,7 @@
 mod add;
 mod api;
 mod api_key;
+mod block;
 mod check;
 mod data_lock;
 mod frames;
@@ -99,6 +100,9 @@ enum Command {
     /// Names that move: publish IPNS records, follow a name
     #[command(subcommand)]
     Name(name::NameCommand),
+    /// What the portal does not serve
+    #[command(subcommand)]
+    Block(block::BlockCommand),
     /// How the hosts do
     Hosts,
     /// Explain a configuration in words
@@ -184,6 +188,7 @@ fn run(global: &Global, command: Command) -> Result<(), CliError> {
         Command::Get(args) => client(get::run(global, args)),
         Command::Pin(command) => client(pin::run(global, command)),
         Command::Name(command) => client(name::run(global, command)),
+        Command::Block(command) => client(block::run(global, command)),
         Command::Hosts => client(hosts::run(global)),
         Command::Check(args) => check::run(global, &args),
         Command::Key(command) => key::run(global, command),

@@ -192,7 +192,7 @@ impl DenyList {
                 latest(plain, hashed)
             }
             Subject::Ipns { name, path } => self.name(name, path.trim_matches('/')),
-            Subject::Sector { root } => self.exact.get(&sector_key(&blake2b(&[root.as_slice()]))).copied(),
+            Subject::Sector { root } => self.exact.get(&sector_key(&blocklist_hash(root))).copied(),
         }?;
         (verdict.effect == Effect::Deny).then(|| Reason {
             list: self.lists[verdict.list as usize].clone(),
@@ -532,6 +532,11 @@ fn target_key(namespace: Namespace, target: &[u8]) -> Fingerprint {
 
 fn path_key(target: &Fingerprint, path: &str) -> Fingerprint {
     blake2b(&[&[4], target, path.as_bytes()])
+}
+
+/// What Skynet's blocklists name a sector by.
+pub fn blocklist_hash(root: &[u8; 32]) -> [u8; 32] {
+    blake2b(&[root])
 }
 
 fn sector_key(blocklist_hash: &[u8; 32]) -> Fingerprint {

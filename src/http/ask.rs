@@ -25,7 +25,8 @@ const SERVICE_WORKER: HeaderName = HeaderName::from_static("service-worker");
 /// Paths of the portal that have more behind them (`skynet.md` 6).
 const PORTAL_PREFIXES: [&str; 5] = ["/skynet/", "/file/", "/hns/", "/hnsres/", "/health-check/"];
 /// Paths of the portal that stand alone.
-const PORTAL_PATHS: [&str; 2] = ["/skynet", "/health-check"];
+const PORTAL_PATHS: [&str; 6] =
+    ["/skynet", "/health-check", "/serverload", "/stats", "/portals", "/__internal/do/not/use/accounts"];
 
 /// Where the content path of a request stands.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -19,7 +19,7 @@ use crate::access::{
 
 use super::ask::{Ask, Trust, text};
 use super::hosts::HostRules;
-use super::refusal::Refusal;
+use super::refusal::{PortalRefusal, Refusal};
 use super::services::{PublicWrites, Services, UploadStream};
 
 const API_KEY: HeaderName = HeaderName::from_static("skynet-api-key");
@@ -262,8 +262,8 @@ fn password(credentials: &str) -> Option<String> {
 impl From<NotAllowed> for Refusal {
     fn from(why: NotAllowed) -> Refusal {
         match why {
-            NotAllowed::BadKey => Refusal::BadKey,
-            NotAllowed::KeysUnread => Refusal::KeysUnread,
+            NotAllowed::BadKey => PortalRefusal::BadKey.into(),
+            NotAllowed::KeysUnread => PortalRefusal::KeysUnread.into(),
             NotAllowed::Foreign(refused) => Refusal::Write(refused),
         }
     }

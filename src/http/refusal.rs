@@ -61,9 +61,6 @@ pub enum Refusal {
     BadQuery(&'static str),
     #[error("the request header {0} is malformed")]
     BadHeader(&'static str),
-    /// A body that is not what the route takes.
-    #[error("the body is malformed: {0}")]
-    BadBody(&'static str),
     /// As much is under way as this gateway takes, in all or from one address.
     #[error("too many requests or connections at once")]
     TooMany,
@@ -123,17 +120,9 @@ pub enum Refusal {
     HeadTimedOut,
     #[error("no API key")]
     NoKey,
-    /// A key was sent, and is none.
-    #[error("the API key is not known")]
-    BadKey,
-    #[error("the API keys have not been read yet")]
-    KeysUnread,
-    /// A key is not made or revoked.
+    /// Keys, limits and lists of a portal.
     #[error("{0}")]
-    Key(Box<KeyRefused>),
-    /// The client has to wait, or asks for more than it may have.
-    #[error("{0}")]
-    Limit(#[from] OverLimit),
+    Portal(Box<PortalRefusal>),
     /// A write without a key that needs one.
     #[error("{0}")]
     Write(#[from] WriteRefused),
@@ -275,9 +264,42 @@ impl From<IngestError> for Refusal {
     }
 }
 
+/// What has to do with keys, limits and lists.
+#[derive(Debug, thiserror::Error)]
+pub enum PortalRefusal {
+    /// A key was sent, and is none.
+    #[error("the API key is not known")]
+    BadKey,
+    #[error("the API keys have not been read yet")]
+    KeysUnread,
+    /// A key is not made or revoked.
+    #[error(transparent)]
+    Key(#[from] KeyRefused),
+    /// The client has to wait, or asks for more than it may have.
+    #[error(transparent)]
+    Limit(#[from] OverLimit),
+    /// A body that is not what the route takes.
+    #[error("the body is malformed: {0}")]
+    BadBody(&'static str),
+    #[error("the Handshake name is not known")]
+    UnknownHandshakeName,
+}
+
+impl From<PortalRefusal> for Refusal {
+    fn from(refusal: PortalRefusal) -> Refusal {
+        Refusal::Portal(Box::new(refusal))
+    }
+}
+
 impl From<KeyRefused> for Refusal {
     fn from(error: KeyRefused) -> Refusal {
-        Refusal::Key(Box::new(error))
+        PortalRefusal::from(error).into()
+    }
+}
+
+impl From<OverLimit> for Refusal {
+    fn from(limit: OverLimit) -> Refusal {
+        PortalRefusal::from(limit).into()
     }
 }
 
@@ -335,9 +357,6 @@ impl Refusal {
             ),
             Refusal::BadHeader(name) => {
                 row(S::BAD_REQUEST, NoStore, format!("the request header {name} is malformed"), "Correct the header.")
-            }
-            Refusal::BadBody(what) => {
-                row(S::BAD_REQUEST, NoStore, format!("the body is malformed: {what}"), "Nothing was changed. Correct the body.")
             }
             Refusal::Label(error) => row(
                 S::BAD_REQUEST,
@@ -437,27 +456,13 @@ impl Refusal {
                 row(S::GATEWAY_TIMEOUT, NoStore, "finding the content took too long", "Try again in a moment.")
                     .retry(RETRY_TIMED_OUT_S)
             }
+            Refusal::Portal(refusal) => portal_row(refusal),
             Refusal::NoKey => row(
                 S::UNAUTHORIZED,
                 NoStore,
                 "this needs the API key",
                 "Send it as Authorization: Bearer KEY, or open the login link that `skygate serve` prints. The key file is named there, too.",
             ),
-            Refusal::BadKey => row(
-                S::UNAUTHORIZED,
-                NoStore,
-                "this API key is not known: it may have been revoked, or have expired",
-                "Ask the operator of this portal for another one.",
-            ),
-            Refusal::KeysUnread => row(
-                S::SERVICE_UNAVAILABLE,
-                NoStore,
-                "the portal is still reading its API keys from the hosts, and does not know yet whether this is one",
-                "Try again in a moment.",
-            )
-            .retry(RETRY_REBUILDING_S),
-            Refusal::Key(error) => key_row(error),
-            Refusal::Limit(limit) => limit_row(limit),
             Refusal::Write(error) => row(
                 S::FORBIDDEN,
                 NoStore,
@@ -613,6 +618,36 @@ fn ipns_row(refusal: &IpnsRefusal) -> Row {
         ),
         IpnsRefusal::NoRecord(_) => row(S::NOT_FOUND, NoStore, refusal.to_string(), "Its owner has to publish one."),
         IpnsRefusal::Body => row(S::BAD_REQUEST, NoStore, refusal.to_string(), "Nothing was stored. A record has at most 10 KiB."),
+    }
+}
+
+/// Keys, limits and lists of a portal.
+fn portal_row(refusal: &PortalRefusal) -> Row {
+    match refusal {
+        PortalRefusal::BadKey => row(
+            S::UNAUTHORIZED,
+            NoStore,
+            "this API key is not known: it may have been revoked, or have expired",
+            "Ask the operator of this portal for another one.",
+        ),
+        PortalRefusal::KeysUnread => row(
+            S::SERVICE_UNAVAILABLE,
+            NoStore,
+            "the portal is still reading its API keys from the hosts, and does not know yet whether this is one",
+            "Try again in a moment.",
+        )
+        .retry(RETRY_REBUILDING_S),
+        PortalRefusal::Key(error) => key_row(error),
+        PortalRefusal::Limit(limit) => limit_row(limit),
+        PortalRefusal::BadBody(what) => {
+            row(S::BAD_REQUEST, NoStore, format!("the body is malformed: {what}"), "Nothing was changed. Correct the body.")
+        }
+        PortalRefusal::UnknownHandshakeName => row(
+            S::NOT_FOUND,
+            NoStore,
+            "this portal knows no skylink of this Handshake name",
+            "The operator adds names under [names.handshake] in the configuration.",
+        ),
     }
 }
 

@@ -22,10 +22,10 @@ use crate::ingest::spool::Spool;
 use crate::ingest::{AddReport, ImportReport, Ingest, IngestError, SkyOptions, SkyPart, SkyReport, Unpinned, Whose};
 use crate::measure::{Measures, Trace};
 use crate::names::{
-    EntryHealth, EntryId, EntryWatch, NameError, NameRow, Names, PutEntryError, Resolved, SignedEntry, StoredRecord,
+    EntryHealth, EntryId, EntryWatch, HandshakeNames, NameError, NameRow, Names, PutEntryError, Resolved, SignedEntry, StoredRecord,
 };
 use crate::records::Extent;
-use crate::store::{BodyStream, FileSource, OpenSkyfile, ProvedSlice, SkyfileHealth, Store, StoreError};
+use crate::store::{Blocked, BodyStream, FileSource, OpenSkyfile, ProvedSlice, SkyfileHealth, Store, StoreError};
 use crate::tree::skyfile::SkyfileHead;
 
 use super::hosts::HostRules;
@@ -72,6 +72,9 @@ pub struct HttpOptions {
     /// Blocks, CARs and IPNS records only (`ipfs-gateway.md` 2.2, strict mode).
     pub trustless_only: bool,
     pub public_writes: PublicWrites,
+    pub handshake: HandshakeNames,
+    /// Requests that may be under way at once: [`Services::requests`] has a permit for each.
+    pub requests_max: usize,
     /// Path of the sample site, for the landing page.
     pub sample_site: Option<String>,
     /// Connections served at once on the public listener.
@@ -91,6 +94,8 @@ impl Default for HttpOptions {
             hosts: HostRules::default(),
             trustless_only: false,
             public_writes: PublicWrites::Refused,
+            handshake: HandshakeNames::default(),
+            requests_max: REQUESTS_AT_ONCE_DEFAULT,
             sample_site: None,
             // An idle connection costs about 20 KiB: 4,096 of them stay under 100 MiB.
             public_connections_max: 4096,
@@ -390,7 +395,30 @@ pub struct PinPage {
     pub next: Option<u64>,
 }
 
-/// What the admin listener can show and do.
+/// How often reads asked spare hosts.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Overdrive {
+    /// Of all reads, 0 to 1.
+    pub share: f64,
+    /// Spares of a read that had any.
+    pub average: f64,
+}
+
+/// What a portal tells everybody about itself, in figures.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct PortalNumbers {
+    pub pins: u64,
+    /// Bytes of content that pins keep; what two pins keep counts twice.
+    pub content_bytes: u64,
+    /// Bytes on all hosts, spare pieces included.
+    pub host_bytes: u64,
+    pub damaged_pieces: u64,
+    pub hosts_down: u64,
+    pub base_overdrive: Overdrive,
+    pub slab_overdrive: Overdrive,
+}
+
+/// What the admin listener can show and do, and what the portal tells of the node.
 #[async_trait]
 pub trait Operations: Send + Sync + 'static {
     fn readiness(&self) -> Readiness;
@@ -403,11 +431,22 @@ pub trait Operations: Send + Sync + 'static {
 
     fn hosts(&self) -> Vec<HostView>;
 
+    /// Hosts that have to be up for an upload to be acknowledged.
+    fn hosts_to_write(&self) -> usize;
+
+    async fn portal_numbers(&self) -> Result<PortalNumbers, StoreError>;
+
     /// At most `max` pins from `from` on (0 = the first).
     async fn pins(&self, from: u64, max: usize) -> Result<PinPage, StoreError>;
 
     /// Removes every pin of this address and says how many there were.
     async fn unpin(&self, address: &Address) -> Result<usize, StoreError>;
+
+    /// The portal's own blocklist, the oldest line first.
+    fn blocklist(&self) -> Vec<Blocked>;
+
+    /// Adds lines to the blocklist and takes others back: BLAKE2b-256 of sector roots.
+    async fn change_blocklist(&self, add: &[[u8; 32]], remove: &[[u8; 32]]) -> Result<(), StoreError>;
 
     /// Reads an add stream (`docs/formats.md` 9) and stores what it holds.
     async fn add(&self, body: UploadStream, idempotency_key: Option<String>) -> Result<AddReport, IngestError>;

@@ -20,8 +20,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::services::{
-    BackupStream, Content, HostView, HttpOptions, Naming, Operations, PinPage, PinView, Readiness, Services, SkyParts, Skyfile,
-    UploadStream, Uploads,
+    BackupStream, Content, HostView, HttpOptions, Naming, Operations, PinPage, PinView, PortalNumbers, Readiness, Services,
+    SkyParts, Skyfile, UploadStream, Uploads,
 };
 use super::{AnswerCache, Listeners, run};
 use crate::access::Access;
@@ -36,7 +36,7 @@ use crate::names::{
 };
 use crate::records::Extent;
 use crate::sector::{SEGMENT_BYTES, range_proof};
-use crate::store::{BodyStream, Durability, FileSource, ProvedSlice, SkyfileHealth, StoreError};
+use crate::store::{Blocked, BodyStream, Durability, FileSource, ProvedSlice, SkyfileHealth, StoreError};
 use crate::tree::skyfile::{Parsed, SkyfileHead, UploadFile, build_small, parse, upload_metadata};
 use crate::tree::test_dag::TestDag;
 use crate::tree::{FilePart, TreeNode, parse_node};
@@ -307,6 +307,7 @@ pub struct Desk {
     pub starting: Mutex<bool>,
     /// What portal uploads said, and their base sectors.
     pub skyfiles: Mutex<Vec<(SkyOptions, Vec<u8>)>>,
+    pub blocked: Mutex<Vec<[u8; 32]>>,
 }
 
 #[async_trait]
@@ -338,6 +339,14 @@ impl Operations for Desk {
         }]
     }
 
+    fn hosts_to_write(&self) -> usize {
+        0
+    }
+
+    async fn portal_numbers(&self) -> Result<PortalNumbers, StoreError> {
+        Ok(PortalNumbers { pins: 3, content_bytes: 4, ..PortalNumbers::default() })
+    }
+
     async fn pins(&self, from: u64, max: usize) -> Result<PinPage, StoreError> {
         let pin = |number: u64| PinView {
             name: format!("pin {number}"),
@@ -356,6 +365,17 @@ impl Operations for Desk {
     async fn unpin(&self, address: &Address) -> Result<usize, StoreError> {
         let known = matches!(address, Address::Ipfs { root, .. } if root.to_string() == ABSENT);
         Ok(usize::from(known))
+    }
+
+    fn blocklist(&self) -> Vec<Blocked> {
+        self.blocked.lock().expect("lock").iter().map(|hash| Blocked { hash: *hash, added_ms: 0 }).collect()
+    }
+
+    async fn change_blocklist(&self, add: &[[u8; 32]], remove: &[[u8; 32]]) -> Result<(), StoreError> {
+        let mut blocked = self.blocked.lock().expect("lock");
+        blocked.retain(|hash| !remove.contains(hash));
+        blocked.extend(add);
+        Ok(())
     }
 
     async fn add(&self, mut body: UploadStream, idempotency_key: Option<String>) -> Result<AddReport, IngestError> {

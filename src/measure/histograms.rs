@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use super::Class;
+use super::skynet::{LastQuarter, Tracked, Trackers};
 
 /// Endpoint families whose latency is published (`design.md` 9).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -47,9 +48,16 @@ const SIGNIFICANT_DIGITS: u8 = 3;
 type Key = (Endpoint, Class);
 
 /// All histograms of the process. Cheap to share behind an `Arc`; one short lock a sample.
-#[derive(Default)]
 pub struct Measures {
     histograms: Mutex<BTreeMap<Key, Histogram<u32>>>,
+    skynet: Trackers,
+    started: Instant,
+}
+
+impl Default for Measures {
+    fn default() -> Measures {
+        Measures { histograms: Mutex::default(), skynet: Trackers::default(), started: Instant::now() }
+    }
 }
 
 /// One row of the published table, in milliseconds.
@@ -67,9 +75,20 @@ pub struct Summary {
 
 impl Measures {
     pub fn observe(&self, endpoint: Endpoint, class: Class, took: Duration) {
+        self.skynet.observe(endpoint, took);
         let us = u64::try_from(took.as_micros()).unwrap_or(LONGEST_US).clamp(1, LONGEST_US);
         let mut histograms = self.histograms.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         histograms.entry((endpoint, class)).or_insert_with(new_histogram).saturating_record(us);
+    }
+
+    /// What a Skynet portal tells of the last quarter of an hour.
+    pub fn last_quarter(&self, tracked: Tracked) -> LastQuarter {
+        self.skynet.summary(tracked)
+    }
+
+    /// Since the start of the process.
+    pub fn uptime(&self) -> Duration {
+        self.started.elapsed()
     }
 
     /// A row for every endpoint and class that has at least one sample.

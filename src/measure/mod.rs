@@ -117,5 +117,7 @@ impl Trace {
 }
 
 mod histograms;
+mod skynet;
 
 pub use histograms::{Endpoint, Measures, Summary};
+pub use skynet::{LastQuarter, Tracked};

@@ -17,6 +17,7 @@
 pub mod dns;
 mod dnslink;
 mod entry;
+mod handshake;
 mod hops;
 mod ipns;
 mod pointer;
@@ -49,6 +50,7 @@ pub use entry::{
     BadEntry, ENTRY_DATA_BYTES_MAX, ENTRY_SIGNATURE_BYTES, Entry, EntryId, EntryKey, EntryType, NotReplacing, SignedEntry,
     datakey_of, entry_owner_check,
 };
+pub use handshake::{BadHandshakeName, HandshakeNames, HandshakeTarget};
 pub use ipns::{BadIpnsRecord, IPNS_RECORD_BYTES_MAX, IpnsName, IpnsRecord, owner_check};
 pub use registry::{EntryHealth, PutEntryError};
 pub use watch::{EntryHub, EntryWatch, TooManyWatched, WATCHED_EACH_MAX, WATCHED_MAX};

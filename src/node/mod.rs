@@ -25,7 +25,7 @@ use std::future::Future;
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -42,8 +42,8 @@ use crate::http::{AnswerCache, HttpOptions, Listeners, PublicWrites, Services, S
 use crate::ingest::Ingest;
 use crate::ingest::spool::{Spool, SpoolOptions};
 use crate::measure::Measures;
-use crate::names::{self, BadFixedName, DnsResolver, Names, NamesOptions, Resolver};
-use crate::records::{KeyError, Origin, OwnerChecks, PortalKey, RecordError, Records, RecordsOptions};
+use crate::names::{self, BadFixedName, BadHandshakeName, DnsResolver, HandshakeNames, Names, NamesOptions, Resolver};
+use crate::records::{Extent, KeyError, Origin, OwnerChecks, PortalKey, RecordError, Records, RecordsOptions};
 use crate::renter::{Renter, RenterError, RenterOptions};
 use crate::store::{CatalogError, Store, StoreError, StoreOptions};
 
@@ -72,6 +72,8 @@ pub enum NodeError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Names(#[from] BadFixedName),
+    #[error(transparent)]
+    Handshake(#[from] BadHandshakeName),
 }
 
 /// Places in the data directory.
@@ -163,20 +165,12 @@ async fn open(
     if origin == Origin::Created {
         print_phrase(&key);
     }
-    let (access, key_file) = Access::load_or_create(&places.api_key(), client_rules(config))?;
-    let access = Arc::new(access);
-    if key_file == KeyFile::Created {
-        tracing::info!(path = %places.api_key().display(), "made the API key that the command line reads");
-    }
+    let access = open_access(config, places)?;
     let hosts = hosts::open(config, places, key.id(), first_start.is_first(), (tasks, stop)).await?;
     let table = hosts::table(&hosts, &key, config, &places.state(), first_start.is_first()).await?;
     let renter = Renter::new(hosts.hosts.clone(), table, renter_options(config))?;
     let measures = Arc::new(Measures::default());
     let records = Records::new(Arc::new(renter.clone()), key, records_options());
-    tasks.spawn({
-        let (access, records, stop) = (access.clone(), records.clone(), stop.clone());
-        async move { stop.run_until_cancelled(access.keys.follow(records)).await }
-    });
     let store_options = StoreOptions {
         folder: places.catalog(),
         memory_bytes: config.store.memory_bytes,
@@ -186,6 +180,9 @@ async fn open(
     let lists = lists_of(config);
     // Before anything is served.
     store.set_denied(lists.read()?);
+    if !matches!(tokio::time::timeout(BLOCKLIST_WAIT_MAX, store.read_blocklist()).await, Ok(Extent::Complete)) {
+        tracing::warn!("too few hosts tell the portal's blocklist: until they do, some of it may be served");
+    }
     store.start_upkeep(tasks, stop.clone());
     let ingest = Ingest::new(store.clone());
     let sample = match matches!(config.hosts, Hosts::Embedded) {
@@ -193,19 +190,15 @@ async fn open(
         false => None,
     };
     first_start.end()?;
-    let options = HttpOptions {
-        admin_hosts: vec![config.listen.admin.to_string(), config.listen.admin.ip().to_string()],
-        hosts: host_rules(config),
-        trustless_only: config.gateway.trustless_only,
-        public_writes: if config.public_writes { PublicWrites::Taken } else { PublicWrites::Refused },
-        sample_site: sample.clone(),
-        public_connections_max: config.limits.connections,
-        connections_per_address_max: config.limits.connections_per_address,
-        grace: config.limits.grace,
-        ..HttpOptions::default()
+    let options = http_options(config, sample.clone())?;
+    let operations = operations::NodeOperations {
+        public,
+        store: store.clone(),
+        ingest: ingest.clone(),
+        renter,
+        records: records.clone(),
+        content_bytes: Mutex::default(),
     };
-    let operations =
-        operations::NodeOperations { public, store: store.clone(), ingest: ingest.clone(), renter, records: records.clone() };
     let services = Arc::new(Services {
         content: Arc::new(store.clone()),
         names: Arc::new(open_names(config, &records, &measures)?),
@@ -219,8 +212,44 @@ async fn open(
         requests: Arc::new(Semaphore::new(config.limits.requests)),
         options,
     });
+    follow_records(&services, &store, &records, (tasks, stop));
     lists.keep_reading(services.clone(), store.clone(), tasks, stop.clone());
     Ok(Opened { services, store, records, hosts, sample })
+}
+
+fn open_access(config: &Checked, places: &Places) -> Result<Arc<Access>, NodeError> {
+    let (access, key_file) = Access::load_or_create(&places.api_key(), client_rules(config))?;
+    if key_file == KeyFile::Created {
+        tracing::info!(path = %places.api_key().display(), "made the API key that the command line reads");
+    }
+    Ok(Arc::new(access))
+}
+
+/// What other nodes of the portal, and its operator, change: API keys and the blocklist.
+fn follow_records(services: &Arc<Services>, store: &Store, records: &Records, (tasks, stop): (&TaskTracker, &CancellationToken)) {
+    services.access.keys.connect(records.clone());
+    let (access, until) = (services.access.clone(), stop.clone());
+    tasks.spawn(async move { until.run_until_cancelled(access.keys.follow()).await });
+    let (store, services, until) = (store.clone(), services.clone(), stop.clone());
+    // Ready answers may be of what is blocked now.
+    let blocklist = async move { store.follow_blocklist(|| services.answers.clear()).await };
+    tasks.spawn(async move { until.run_until_cancelled(blocklist).await });
+}
+
+fn http_options(config: &Checked, sample_site: Option<String>) -> Result<HttpOptions, NodeError> {
+    Ok(HttpOptions {
+        admin_hosts: vec![config.listen.admin.to_string(), config.listen.admin.ip().to_string()],
+        hosts: host_rules(config),
+        trustless_only: config.gateway.trustless_only,
+        handshake: HandshakeNames::parse(&config.names.handshake)?,
+        public_writes: if config.public_writes { PublicWrites::Taken } else { PublicWrites::Refused },
+        sample_site,
+        public_connections_max: config.limits.connections,
+        requests_max: config.limits.requests,
+        connections_per_address_max: config.limits.connections_per_address,
+        grace: config.limits.grace,
+        ..HttpOptions::default()
+    })
 }
 
 fn client_rules(config: &Checked) -> Rules {
@@ -306,6 +335,7 @@ fn open_names(config: &Checked, records: &Records, measures: &Arc<Measures>) -> 
 
 /// Would a node start with these names?
 pub fn check_names(config: &Checked) -> Result<(), NodeError> {
+    HandshakeNames::parse(&config.names.handshake)?;
     Ok(names::check_fixed(&config.names.fixed)?)
 }
 
@@ -329,6 +359,9 @@ fn renter_options(config: &Checked) -> RenterOptions {
         metadata_bytes: config.store.metadata_bytes / 4,
     }
 }
+
+/// How long a start waits for the portal's blocklist: hosts that are up list it in milliseconds.
+const BLOCKLIST_WAIT_MAX: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// How long a stop waits for hosts that do not answer: the catalog is closed before, so nothing is lost by leaving.
 const LET_GO_MAX: std::time::Duration = std::time::Duration::from_secs(5);

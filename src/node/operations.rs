@@ -1,15 +1,17 @@
 //! What the admin listener shows and does, out of the rooms behind it.
 
 use std::net::SocketAddr;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 
 use crate::address::{Address, SkylinkKind};
-use crate::http::{HostView, Operations, PinPage, PinView, Readiness, UploadStream};
+use crate::http::{HostView, Operations, Overdrive, PinPage, PinView, PortalNumbers, Readiness, UploadStream};
 use crate::ingest::{AddOptions, AddReport, ImportReport, Ingest, IngestError};
 use crate::records::Records;
-use crate::renter::Renter;
-use crate::store::{Store, StoreError, UnpinRoot};
+use crate::renter::{OverdriveCounts, Renter};
+use crate::store::{Blocked, Store, StoreError, UnpinRoot};
 
 /// Owner of what comes in on the admin listener.
 const ADMIN: &str = "admin";
@@ -21,6 +23,43 @@ pub struct NodeOperations {
     pub ingest: Ingest,
     pub renter: Renter,
     pub records: Records,
+    /// Bytes of content, when they were summed up, and how long that took.
+    pub content_bytes: Mutex<Option<(u64, Instant, Duration)>>,
+}
+
+/// Pins summed up in one step.
+const PAGE_PINS: usize = 1000;
+/// Summing up takes at most this share of the time, however often the figures are asked for.
+const SUMMING_SHARE: u32 = 20;
+
+impl NodeOperations {
+    async fn content_bytes(&self) -> Result<u64, StoreError> {
+        let known = *self.content_bytes.lock().expect("no panic under this lock");
+        if let Some((bytes, at, took)) = known
+            && at.elapsed() < took * SUMMING_SHARE
+        {
+            return Ok(bytes);
+        }
+        let (store, begun) = (self.store.clone(), Instant::now());
+        let bytes = tokio::task::spawn_blocking(move || sum_of_pins(&store)).await.expect("reading the catalog does not panic")?;
+        *self.content_bytes.lock().expect("no panic under this lock") = Some((bytes, Instant::now(), begun.elapsed()));
+        Ok(bytes)
+    }
+}
+
+fn sum_of_pins(store: &Store) -> Result<u64, StoreError> {
+    let (mut sum, mut from) = (0u64, 0);
+    loop {
+        let pins = store.pins(from, PAGE_PINS)?;
+        let Some((last, _)) = pins.last() else { return Ok(sum) };
+        from = last.number + 1;
+        sum = pins.iter().fold(sum, |sum, (_, pin)| sum.saturating_add(pin.size));
+    }
+}
+
+fn overdrive(counts: OverdriveCounts) -> Overdrive {
+    let share = |part: u64, of: u64| if of == 0 { 0.0 } else { part as f64 / of as f64 };
+    Overdrive { share: share(counts.with_spares, counts.reads), average: share(counts.spares, counts.with_spares) }
 }
 
 #[async_trait]
@@ -87,6 +126,25 @@ impl Operations for NodeOperations {
         super::hosts::views(&self.renter)
     }
 
+    fn hosts_to_write(&self) -> usize {
+        usize::from(self.renter.options().k) + self.renter.f()
+    }
+
+    async fn portal_numbers(&self) -> Result<PortalNumbers, StoreError> {
+        let content_bytes = self.content_bytes().await?;
+        let hosts = self.hosts();
+        let [base_overdrive, slab_overdrive] = self.renter.overdrive().map(overdrive);
+        Ok(PortalNumbers {
+            pins: self.store.status()?.pins,
+            content_bytes,
+            host_bytes: hosts.iter().filter_map(|host| host.used_bytes).sum(),
+            damaged_pieces: self.renter.damages().len() as u64,
+            hosts_down: hosts.iter().filter(|host| host.state != "up").count() as u64,
+            base_overdrive,
+            slab_overdrive,
+        })
+    }
+
     async fn pins(&self, from: u64, max: usize) -> Result<PinPage, StoreError> {
         let rows = self.store.pins(from, max)?;
         let next = (rows.len() == max).then(|| rows.last().map(|(row, _)| row.number + 1)).flatten();
@@ -115,6 +173,14 @@ impl Operations for NodeOperations {
             Address::Ipns { .. } => return Err(StoreError::Unsupported("an IPNS name is a pointer: unpin what it points to")),
         };
         self.store.unpin(&root).await
+    }
+
+    fn blocklist(&self) -> Vec<Blocked> {
+        self.store.blocklist()
+    }
+
+    async fn change_blocklist(&self, add: &[[u8; 32]], remove: &[[u8; 32]]) -> Result<(), StoreError> {
+        self.store.change_blocklist(add, remove).await
     }
 
     async fn add(&self, body: UploadStream, idempotency_key: Option<String>) -> Result<AddReport, IngestError> {

@@ -26,6 +26,8 @@ pub enum Kind {
     Key,
     /// Certificate or IPNS key, encrypted.
     Secret,
+    /// What the portal does not serve, by the hash of a sector root.
+    Block,
 }
 
 /// Who signs the records of a kind.
@@ -37,7 +39,7 @@ pub enum Signer {
 }
 
 impl Kind {
-    pub const ALL: [Kind; 7] = [Kind::Entry, Kind::Ipns, Kind::Pin, Kind::Site, Kind::Hosts, Kind::Key, Kind::Secret];
+    pub const ALL: [Kind; 8] = [Kind::Entry, Kind::Ipns, Kind::Pin, Kind::Site, Kind::Hosts, Kind::Key, Kind::Secret, Kind::Block];
 
     /// The word in paths.
     pub fn word(self) -> &'static str {
@@ -49,6 +51,7 @@ impl Kind {
             Kind::Hosts => "hosts",
             Kind::Key => "key",
             Kind::Secret => "secret",
+            Kind::Block => "block",
         }
     }
 
@@ -62,6 +65,8 @@ impl Kind {
             Kind::Hosts => 5,
             Kind::Key => 6,
             Kind::Secret => 7,
+            // 8 and 9 are kept for leases and logs.
+            Kind::Block => 10,
         }
     }
 
@@ -76,7 +81,7 @@ impl Kind {
     pub fn signer(self) -> Signer {
         match self {
             Kind::Entry | Kind::Ipns => Signer::Owner,
-            Kind::Pin | Kind::Site | Kind::Hosts | Kind::Key | Kind::Secret => Signer::Portal,
+            Kind::Pin | Kind::Site | Kind::Hosts | Kind::Key | Kind::Secret | Kind::Block => Signer::Portal,
         }
     }
 
@@ -85,13 +90,16 @@ impl Kind {
         match self {
             Kind::Entry => 40,
             Kind::Ipns => 20,
-            Kind::Pin | Kind::Site | Kind::Hosts | Kind::Key | Kind::Secret => 8,
+            Kind::Pin | Kind::Site | Kind::Hosts | Kind::Key | Kind::Secret | Kind::Block => 8,
         }
     }
 
     /// Index in [`Kind::ALL`], for tables by kind.
     pub(super) fn index(self) -> usize {
-        usize::from(self.code()) - 1
+        match self {
+            Kind::Block => Kind::ALL.len() - 1,
+            _ => usize::from(self.code()) - 1,
+        }
     }
 }
 
@@ -209,6 +217,11 @@ impl RecordKey {
         RecordKey::new(Kind::Pin, &format!("{}/{}", hex::encode(target), hex::encode(pin_id)))
     }
 
+    /// The key of a line of the blocklist: BLAKE2b-256 of a sector root.
+    pub fn block(hash: &[u8; 32]) -> RecordKey {
+        RecordKey { kind: Kind::Block, text: hex::encode(hash) }
+    }
+
     /// The one key of kind `hosts`.
     pub fn host_table() -> RecordKey {
         RecordKey { kind: Kind::Hosts, text: "table".to_owned() }
@@ -295,7 +308,7 @@ impl Group {
 
 fn is_group(kind: Kind, text: &str) -> bool {
     match kind {
-        Kind::Entry => is_hex(text, 64..=64),
+        Kind::Entry | Kind::Block => is_hex(text, 64..=64),
         Kind::Ipns => {
             let base36 = |byte: u8| byte.is_ascii_digit() || byte.is_ascii_lowercase();
             (2..=IPNS_TEXT_MAX).contains(&text.len()) && text.starts_with('k') && text.bytes().all(base36)

@@ -3,7 +3,7 @@
 //! Both are token buckets: use earns, extras spend. A bucket that is empty does not stop a read or a write that cannot
 //! go on otherwise: replacing a piece that failed is never counted as a spare.
 
-use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 
 /// Share of all bytes asked from hosts that spares may add, in percent.
 const SPARE_PERCENT: i64 = 5;
@@ -41,6 +41,38 @@ impl HedgeBudget {
     pub(super) fn spend(&self, read_bytes: u64, spare_bytes: u64) -> bool {
         let cost = i64::try_from(spare_bytes).unwrap_or(i64::MAX);
         (read_bytes <= FIRST_WINDOW_MAX_BYTES && take(&self.first_windows, cost)) || take(&self.all, cost)
+    }
+}
+
+/// Reads of one sort, and what their spares were.
+#[derive(Default)]
+pub(super) struct Overdrive {
+    reads: AtomicU64,
+    with_spares: AtomicU64,
+    spares: AtomicU64,
+}
+
+/// Since the start of the process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OverdriveCounts {
+    pub reads: u64,
+    pub with_spares: u64,
+    pub spares: u64,
+}
+
+impl Overdrive {
+    /// A read has ended that asked so many.
+    pub(super) fn read(&self, spares: u64) {
+        self.reads.fetch_add(1, Relaxed);
+        if spares > 0 {
+            self.with_spares.fetch_add(1, Relaxed);
+            self.spares.fetch_add(spares, Relaxed);
+        }
+    }
+
+    pub(super) fn counts(&self) -> OverdriveCounts {
+        let of = |counter: &AtomicU64| counter.load(Relaxed);
+        OverdriveCounts { reads: of(&self.reads), with_spares: of(&self.with_spares), spares: of(&self.spares) }
     }
 }
 

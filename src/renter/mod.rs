@@ -45,13 +45,14 @@ mod read;
 mod sim;
 mod write;
 
-use budget::{HedgeBudget, RetryBudget};
+use budget::{HedgeBudget, Overdrive, RetryBudget};
 use forecast::Forecast;
 use host::{Host, HostId, HostState};
 use memory::SlabPool;
 use nodes::{Placements, TreeCache};
 use place::{HostTable, place};
 
+pub use budget::OverdriveCounts;
 pub use memory::SLAB_MEMORY_DEFAULT_BYTES;
 pub use read::Expect;
 pub use write::{Completion, Written};
@@ -185,6 +186,8 @@ struct Shared {
     hedges: HedgeBudget,
     retries: RetryBudget,
     damages: Mutex<VecDeque<Damage>>,
+    /// Of reads that need one copy, and of reads that need pieces.
+    overdrive: [Overdrive; 2],
     /// Pieces that were not there a moment ago: asked last, so that a read does not pay a round for each.
     missing: moka::sync::Cache<Root, ()>,
     code: Arc<Code>,
@@ -214,6 +217,7 @@ impl Renter {
             hedges: HedgeBudget::default(),
             retries: RetryBudget::default(),
             damages: Mutex::default(),
+            overdrive: Default::default(),
             missing: moka::sync::Cache::builder().max_capacity(MISSING_MAX).time_to_live(MISSING_FOR).build(),
             code: new_code(options.k, options.m),
             options,
@@ -259,6 +263,11 @@ impl Renter {
         let mut seen = HashSet::new();
         let rows = place(&self.shared.table, group_id, 2 * self.e() + 1);
         rows.into_iter().filter(|row| seen.insert(*row)).filter_map(|row| self.shared.by_row[row].clone()).collect()
+    }
+
+    /// How many reads asked spare hosts: those of base sectors, and those of slabs.
+    pub fn overdrive(&self) -> [OverdriveCounts; 2] {
+        self.shared.overdrive.each_ref().map(Overdrive::counts)
     }
 
     /// Pieces that reads and checks found wrong or missing, oldest first, at most [`DAMAGE_MAX`].

@@ -175,6 +175,7 @@ struct Race<'a> {
     won: Vec<(usize, Bytes)>,
     missing: Vec<Spot>,
     late: usize,
+    spares: u64,
     began: Instant,
     trace: Counted<'a>,
 }
@@ -199,7 +200,20 @@ impl<'a> Race<'a> {
         let began = Instant::now();
         let (won, missing) = (Vec::with_capacity(need), Vec::new());
         let trace = Counted { trace, running: 0, rounds: 0 };
-        Race { shared, need, known, read_bytes, piece_bytes, waiting: waiting.into(), won, missing, late: 0, began, trace }
+        Race {
+            shared,
+            need,
+            known,
+            read_bytes,
+            piece_bytes,
+            waiting: waiting.into(),
+            won,
+            missing,
+            late: 0,
+            spares: 0,
+            began,
+            trace,
+        }
     }
 
     async fn run(mut self) -> Result<Vec<(usize, Bytes)>, Lost> {
@@ -233,6 +247,7 @@ impl<'a> Race<'a> {
                     for _ in 0..self.spares(now) {
                         let Some(spare) = self.waiting.pop_front() else { break };
                         running.push(self.start(spare));
+                        self.spares += 1;
                     }
                     // Each further alarm waits twice as long: what came so late is a worse guide than before.
                     patience *= 2;
@@ -294,6 +309,7 @@ impl<'a> Race<'a> {
 
     fn finish(&mut self) -> Result<Vec<(usize, Bytes)>, Lost> {
         self.trace.finish();
+        self.shared.overdrive[usize::from(self.need > 1)].read(self.spares);
         let won = self.won.len() >= self.need;
         if won || self.known == Known::Written {
             for spot in &self.missing {

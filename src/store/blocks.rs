@@ -191,6 +191,7 @@ impl Inner {
     async fn locate_in_catalog(&self, multihash: &Multihash, trace: &Arc<Trace>) -> Result<Option<Located>, StoreError> {
         let bytes = multihash.to_bytes();
         let mut failure = None;
+        let mut denied = None;
         for source in [Source::Roots, Source::Blocks] {
             let candidates = match source {
                 Source::Roots => self.catalog.by_root(&bytes)?,
@@ -205,6 +206,12 @@ impl Inner {
             };
             for row in candidates {
                 match self.open_pin(&row.key, &row.body, trace).await {
+                    Ok(open) if self.denied.of_pin(&open.pin).is_some() => {
+                        // Another pin, of other content, may hold the same block.
+                        if self.find_row(&open, &bytes, multihash)?.is_some() {
+                            denied = denied.or(self.denied.of_pin(&open.pin));
+                        }
+                    }
                     Ok(open) => {
                         if let Some(located) = self.find_row(&open, &bytes, multihash)? {
                             return Ok(Some(located));
@@ -215,6 +222,7 @@ impl Inner {
                 }
             }
         }
+        let failure = failure.or(denied.map(StoreError::denied));
         failure.map_or(Ok(None), Err)
     }
 

@@ -15,16 +15,20 @@ use std::sync::{Arc, RwLock};
 use bytes::Bytes;
 use futures::stream::{FuturesUnordered, StreamExt};
 
-use crate::address::{Cid, Multihash, cid_v1, codec};
-use crate::deny::{DenyList, Reason, Subject};
+use crate::address::{Cid, Multihash, SkylinkKind, cid_v1, codec};
+use crate::deny::{DenyList, DenyStatus, Reason, Subject, blocklist_hash};
 use crate::measure::Trace;
 use crate::sector::Root;
 use crate::tree::build::SMALL_LEAF_BYTES;
 use crate::tree::{FileNode, TreeNode, ipld, parse_node};
 
+use super::blocklist::Blocklist;
 use super::blocks::OpenPin;
 use super::stream::FileSource;
-use super::{Inner, StoreError};
+use super::{Inner, Pin, StoreError};
+
+/// What the portal's own list is called in refusals.
+const PORTAL_LIST: &str = "of this portal";
 
 /// Skyfiles whose denied stretches are remembered.
 const SKYFILES_REMEMBERED_MAX: u64 = 16_384;
@@ -47,8 +51,11 @@ const COMPARED_MAX: usize = 4096;
 /// The lists in force.
 pub struct Denied {
     list: RwLock<Arc<DenyList>>,
-    /// Twice the number of lists that were in force so far, and one more while there are rules: no two versions are the same.
+    /// The portal's own.
+    pub blocklist: Blocklist,
+    /// Twice the number of changes so far, and one more while there are rules: no two versions are the same.
     version: AtomicU64,
+    changes: AtomicU64,
     stretches: moka::sync::Cache<(Root, u64), Arc<[Stretch]>>,
     files: moka::sync::Cache<(Vec<u8>, u64), Option<Arc<Reason>>>,
 }
@@ -64,18 +71,23 @@ impl Denied {
     pub fn new() -> Denied {
         Denied {
             list: RwLock::default(),
+            blocklist: Blocklist::default(),
             version: AtomicU64::new(0),
+            changes: AtomicU64::new(0),
             stretches: moka::sync::Cache::new(SKYFILES_REMEMBERED_MAX),
             files: moka::sync::Cache::new(FILES_REMEMBERED_MAX),
         }
     }
 
     pub fn set(&self, list: DenyList) {
-        let mut current = self.list.write().expect("no panic under this lock");
-        let lists = self.version.load(Ordering::Acquire) / 2 + 1;
-        let rules = u64::from(!list.is_empty());
-        *current = Arc::new(list);
-        self.version.store(2 * lists + rules, Ordering::Release);
+        *self.list.write().expect("no panic under this lock") = Arc::new(list);
+    }
+
+    /// Something has changed, and is in its place.
+    fn changed(&self) {
+        let changes = self.changes.fetch_add(1, Ordering::AcqRel) + 1;
+        let empty = self.list.read().expect("no panic under this lock").is_empty() && self.blocklist.is_empty();
+        self.version.store(2 * changes + u64::from(!empty), Ordering::Release);
         self.stretches.invalidate_all();
         self.files.invalidate_all();
     }
@@ -89,8 +101,24 @@ impl Denied {
         if !self.has_rules() {
             return None;
         }
+        if let Subject::Sector { root } = subject
+            && self.blocklist.has(&blocklist_hash(root))
+        {
+            return Some(Reason { list: PORTAL_LIST.into(), line: 0, status: DenyStatus::LegalReasons, text: None });
+        }
         let list = self.list.read().expect("no panic under this lock").clone();
         list.check(subject)
+    }
+
+    /// Is the skyfile denied that this pin keeps? Then the pin gives nothing away, under whatever CID.
+    pub fn of_pin(&self, pin: &Pin) -> Option<Reason> {
+        if !self.has_rules() {
+            return None;
+        }
+        match pin.skylink()?.kind() {
+            SkylinkKind::V1 { root, .. } => self.check(&Subject::Sector { root: &root }),
+            SkylinkKind::V2 { .. } => None,
+        }
     }
 
     /// May this block be served or walked through?
@@ -161,6 +189,14 @@ impl Inner {
                 Some(Err(_)) => sure = false,
             }
         }
+    }
+
+    /// Other rules are in force: what was found under the old ones is forgotten.
+    pub fn denied_changed(&self) {
+        self.denied.changed();
+        self.unpins.fetch_add(1, Ordering::Release);
+        self.located.clear();
+        self.nodes.invalidate_all();
     }
 
     /// May these bytes of a skyfile's content be served? `Err` if they are denied under their skylink or their CIDs.
@@ -369,6 +405,7 @@ mod tests {
             let mut list = DenyList::new();
             list.add_list("test", text).expect("a list");
             denied.set(list);
+            denied.changed();
             assert_eq!(denied.has_rules(), !text.is_empty());
             assert!(seen.insert(denied.version.load(Ordering::Acquire)), "a version came twice");
         }

@@ -11,6 +11,7 @@
 //! Limits: bodies in memory (`memory_bytes`), index bytes in memory (`metadata_bytes`), read-ahead of a reply
 //! (`stream`), look-ups on hosts for unknown addresses while the catalog is being rebuilt ([`ASKS_AT_ONCE_MAX`]).
 
+mod blocklist;
 mod blocks;
 pub mod catalog;
 mod commit;
@@ -43,6 +44,7 @@ use crate::tree::TreeError;
 use crate::tree::skyfile::SkyfileError;
 
 pub use crate::renter::{Completion, Written};
+pub use blocklist::{BLOCKLIST_CHANGES_MAX, BLOCKLIST_MAX, Blocked};
 pub use blocks::BLOCK_BYTES_MAX;
 pub use catalog::{CatalogError, PinRow as CatalogPin};
 pub use commit::{Commit, Durability, UnpinRoot, Unpinned, Whose};
@@ -253,6 +255,7 @@ impl Store {
     /// Puts other lists in force, for everything that is asked from now on.
     pub fn set_denied(&self, list: DenyList) {
         self.inner.denied.set(list);
+        self.inner.denied_changed();
     }
 
     /// Which rule forbids this, if one does. Blocks are asked for by this room itself; paths and names are the caller's.

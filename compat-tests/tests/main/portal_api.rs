@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use compat_tests::content::Content;
+use compat_tests::damage::{Hung, sector_files};
 use compat_tests::wire::{self, Answer};
-use compat_tests::{Gateway, Options, until};
+use compat_tests::{Gateway, Options, host_folders, seeded_bytes, until};
 use serde_json::Value;
 
 use super::catalog::import_key;
@@ -115,4 +117,248 @@ async fn a_key_that_writes_too_often_waits() {
     let other = json_lines(&gateway, &["key", "add", "calm"]).remove(0);
     let other = format!("Skynet-Api-Key: {}", other["key"].as_str().expect("a secret"));
     assert_eq!(write(&gateway, &[&other]).await.status, 400, "another key has its own");
+}
+
+async fn stats(gateway: &Gateway) -> Value {
+    let answer = gateway.get("/skynet/stats").await;
+    assert_eq!((answer.status, answer.header("content-type").as_deref()), (200, Some("application/json; charset=utf-8")));
+    answer.json()
+}
+
+fn number(stats: &Value, field: &str) -> f64 {
+    stats[field].as_f64().unwrap_or_else(|| panic!("{field} is no number: {}", stats[field]))
+}
+
+/// Each figure that can change here is changed by what it speaks of.
+#[tokio::test]
+async fn every_figure_moves_with_what_it_counts() {
+    const QUARTERS: [&str; 5] = ["basesectorupload", "chunkupload", "registryread", "registrywrite", "streambufferread"];
+    let folder = tempfile::tempdir().expect("a folder");
+    let gateway = Gateway::start(folder.path());
+    gateway.pins_complete().await;
+    let before = stats(&gateway).await;
+    for tracked in QUARTERS {
+        for of in ["datapoints", "p99ms", "p999ms", "p9999ms"] {
+            number(&before, &format!("{tracked}15m{of}"));
+        }
+    }
+    for (field, expect) in [
+        ("allowancestatus", Value::from("none")),
+        ("walletstatus", Value::from("none")),
+        ("maxstorageprice", Value::from("0")),
+        ("portalmode", Value::from(true)),
+        ("repair", Value::from(0)),
+        ("systemhealthscandurationhours", Value::from(0)),
+        ("stuckchunks", Value::from(0)),
+        ("numcritalerts", Value::from(0)),
+        ("maxhealthpercentage", Value::from(100)),
+    ] {
+        assert_eq!(before[field], expect, "{field}");
+    }
+    assert!(before["versioninfo"]["version"].is_string() && before["versioninfo"]["gitrevision"].is_string());
+
+    let small = gateway.upload(&Content::file("small.bin", seeded_bytes(1, 200_000))).await;
+    let large = gateway.upload(&Content::file("large.bin", seeded_bytes(2, 9 << 20))).await;
+    assert_eq!(gateway.get(&format!("/{}", small.skylink())).await.status, 200);
+    let after = stats(&gateway).await;
+    for field in
+        ["basesectorupload15mdatapoints", "chunkupload15mdatapoints", "registrywrite15mdatapoints", "streambufferread15mdatapoints"]
+    {
+        assert!(number(&after, field) > number(&before, field), "{field}: {after}");
+    }
+    assert!(number(&after, "basesectorupload15mp99ms") > 0.0 && number(&after, "chunkupload15mp9999ms") > 0.0);
+    assert_eq!(number(&after, "numfiles"), number(&before, "numfiles") + 2.0);
+    until("the content is summed up", Duration::from_secs(20), async || {
+        let sum = number(&stats(&gateway).await, "storage") - number(&before, "storage");
+        if sum == (200_000 + (9 << 20)) as f64 { Ok(()) } else { Err(sum.to_string()) }
+    })
+    .await;
+    until("the hosts have grown", Duration::from_secs(90), async || {
+        let grown = number(&stats(&gateway).await, "contractstorage") - number(&before, "contractstorage");
+        if grown > 9e6 { Ok(()) } else { Err(grown.to_string()) }
+    })
+    .await;
+    until("the uptime counts", Duration::from_secs(20), async || {
+        let uptime = number(&stats(&gateway).await, "uptime");
+        if uptime > number(&before, "uptime") { Ok(()) } else { Err(uptime.to_string()) }
+    })
+    .await;
+
+    // A new process has nothing in memory. Three hosts hang: spares are asked.
+    gateway.pins_complete().await;
+    assert!(gateway.stop().success());
+    let gateway = Gateway::start(folder.path());
+    let hosts = host_folders(folder.path());
+    let fresh = stats(&gateway).await;
+    assert_eq!(number(&fresh, "fanoutsectoroverdrivepct"), 0.0);
+    let hung: Vec<Hung> = [0, 3, 8].iter().map(|host| Hung::files(sector_files(&hosts[*host]))).collect();
+    for added in [&small, &large] {
+        assert_eq!(gateway.get(&format!("/{}", added.skylink())).await.status, 200);
+    }
+    let driven = stats(&gateway).await;
+    let of = |field: &str| number(&driven, field);
+    assert!(of("fanoutsectoroverdrivepct") > 0.0 && of("fanoutsectoroverdriveavg") >= 1.0, "{driven}");
+    drop(hung);
+    // A piece that is gone: found when it is read.
+    let gateway = {
+        assert!(gateway.stop().success());
+        Gateway::start(folder.path())
+    };
+    for host in &hosts[..3] {
+        for file in sector_files(host) {
+            std::fs::remove_file(file).expect("removed");
+        }
+    }
+    for added in [&small, &large] {
+        assert_eq!(gateway.get(&format!("/{}", added.skylink())).await.status, 200);
+    }
+    let hurt = stats(&gateway).await;
+    assert!(number(&hurt, "stuckchunks") > 0.0 && number(&hurt, "maxhealthpercentage") == 0.0, "{hurt}");
+    // A host that is away is an alert.
+    std::fs::rename(hosts[0].join("skygate-host.json"), folder.path().join("aside")).expect("moved");
+    until("a host is missed", Duration::from_secs(100), async || {
+        let alerts = number(&stats(&gateway).await, "numcritalerts");
+        if alerts == 1.0 { Ok(()) } else { Err(alerts.to_string()) }
+    })
+    .await;
+    let health = gateway.get("/health-check").await;
+    let checks = health.json()["entry"]["checks"].clone();
+    assert_eq!((health.status, checks.as_array().map(Vec::len)), (200, Some(3)), "eight hosts take uploads: {checks}");
+    assert!(checks.as_array().expect("a list").iter().any(|check| check["name"] == "hosts" && check["up"] == false));
+}
+
+#[tokio::test]
+async fn what_is_blocked_is_blocked_under_every_address() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let gateway = Gateway::start(folder.path());
+    let site = Content::files_of("site", &[("big.bin", &seeded_bytes(3, 300_000)), ("index.html", b"<h1>here</h1>")]);
+    let (blocked, other) =
+        (gateway.upload(&site).await, gateway.upload(&Content::file("other.bin", seeded_bytes(4, 50_000))).await);
+    let port = gateway.public.rsplit(':').next().expect("a port").to_owned();
+    let leaf = gateway.get(&format!("/ipfs/{}/big.bin?format=raw", blocked.cid)).await;
+    let leaf_cid =
+        leaf.header("x-ipfs-roots").and_then(|roots| roots.split(',').next_back().map(str::to_owned)).expect("the roots");
+    let places = |added: &compat_tests::content::Added| {
+        vec![
+            (format!("/{}/", added.skylink()), "Host: localhost".to_owned()),
+            (format!("/ipfs/{}?format=raw", added.cid), "Host: 127.0.0.1".to_owned()),
+        ]
+    };
+    let mut all = places(&blocked);
+    all.push((format!("/ipfs/{}/", blocked.cid), "Host: 127.0.0.1".to_owned()));
+    all.push(("/".to_owned(), format!("Host: {}.ipfs.localhost:{port}", blocked.cid)));
+    all.push((format!("/ipfs/{leaf_cid}?format=raw"), "Host: 127.0.0.1".to_owned()));
+    let statuses = async |places: &[(String, String)], expect: u16| {
+        for (target, host) in places {
+            // Twice: what is kept ready counts as well.
+            for _ in 0..2 {
+                let answer = gateway.ask("GET", target, &[host]).await;
+                assert_eq!(answer.status, expect, "{target} {host}: {}", answer.text());
+            }
+        }
+    };
+    statuses(&all, 200).await;
+    json_lines(&gateway, &["block", "add", &format!("sia://{}", blocked.skylink())]);
+    statuses(&all, 451).await;
+    statuses(&places(&other)[1..], 200).await;
+
+    let listed = json_lines(&gateway, &["block", "ls"]).remove(0)["hash"].as_str().expect("a hash").to_owned();
+    let public = gateway.get("/skynet/blocklist").await.json();
+    assert_eq!((public["blacklist"].clone(), public["blocklist"][0].as_str()), (Value::Null, Some(listed.as_str())));
+    let page = gateway.get("/skynet/portal/blocklist?sort=asc&offset=0&limit=1").await.json();
+    assert_eq!((page["entries"][0]["hash"].as_str(), page["hasmore"].as_bool()), (Some(listed.as_str()), Some(false)));
+    for target in ["/skynet/blocklist", "/api/v1/blocklist"] {
+        let answer = gateway.ask("POST", target, &[&gateway.key_header()]).await;
+        assert!(matches!(answer.status, 404 | 405), "the list is changed on the admin listener only: {}", answer.status);
+    }
+
+    // A list outlives the process.
+    assert!(gateway.stop().success());
+    let gateway = Gateway::start(folder.path());
+    until("the list is read", SEEN_MAX, async || {
+        let status = gateway.get(&format!("/ipfs/{}/", blocked.cid)).await.status;
+        if status == 451 { Ok(()) } else { Err(status.to_string()) }
+    })
+    .await;
+    json_lines(&gateway, &["block", "rm", &listed]);
+    assert_eq!(gateway.get(&format!("/{}/", blocked.skylink())).await.status, 200);
+    assert!(gateway.get("/skynet/blocklist").await.json()["blocklist"].as_array().expect("a list").is_empty());
+}
+
+#[tokio::test]
+async fn what_clients_look_for() {
+    const LINK: &str = "AQCYCPSmSMfmZjOKLX4zoYHHTNJQW2daVgZ2PTpkASFlSA";
+    let folder = tempfile::tempdir().expect("a folder");
+    let (key, datakey) = ("cd".repeat(32), "ab".repeat(32));
+    let config = format!(
+        "[portal]\ndomains = [\"portal.example\"]\n[names]\nresolver = \"none\"\n[names.handshake]\nsky-app = \"sia://{LINK}\"\npointer = \"skyns://ed25519:{key}/{datakey}\"\n"
+    );
+    let gateway = Gateway::start_with(folder.path(), &Options::config(config));
+    let rows = [
+        ("/hnsres/sky-app", 200, format!("{{\"skylink\":\"sia://{LINK}\"}}\n")),
+        ("/hnsres/pointer", 200, format!("{{\"registry\":{{\"datakey\":\"{datakey}\",\"publickey\":\"ed25519:{key}\"}}}}\n")),
+        ("/hnsres/nobody", 404, String::new()),
+        ("/skynet/portals", 200, "{\"portals\":[{\"address\":\"portal.example:443\",\"public\":false}]}\n".to_owned()),
+        ("/health-check/disabled", 200, "{\"disabled\":false}\n".to_owned()),
+        ("/serverload", 200, String::new()),
+        ("/__internal/do/not/use/accounts", 200, String::new()),
+        ("/skynet/blacklist", 301, "/skynet/blocklist\n".to_owned()),
+        ("/stats", 301, "/skynet/stats\n".to_owned()),
+        ("/portals", 301, "/skynet/portals\n".to_owned()),
+        ("/skynet/nothing", 404, String::new()),
+    ];
+    for (target, status, body) in rows {
+        for host in ["Host: portal.example", "Host: localhost"] {
+            let answer = gateway.ask("GET", target, &[host, "Origin: https://app.example"]).await;
+            assert_eq!(answer.status, status, "{target}: {}", answer.text());
+            if !body.is_empty() {
+                assert_eq!(answer.text(), body, "{target}");
+            }
+            if status >= 400 {
+                assert!(answer.json()["message"].is_string(), "{target}: {}", answer.text());
+            }
+            assert_eq!(answer.header("access-control-allow-origin").as_deref(), Some("https://app.example"), "{target}");
+            assert_eq!(answer.header("access-control-allow-credentials").as_deref(), Some("true"), "{target}");
+            assert_eq!(answer.header("skynet-portal-api"), Some(format!("http://{}", &host[6..])), "{target}");
+        }
+        // No API on an origin of content, nor under a name of somebody else.
+        for host in [
+            format!("Host: {}.localhost", "0".repeat(55)),
+            "Host: bafkqaaa.ipfs.localhost".to_owned(),
+            "Host: other.example".to_owned(),
+        ] {
+            let answer = gateway.ask("GET", target, &[&host]).await;
+            assert_ne!(answer.status, 200, "{target} {host}: {}", answer.text());
+        }
+    }
+    let head = gateway.ask("HEAD", "/", &["Host: portal.example", "X-Forwarded-Proto: https"]).await;
+    assert_eq!((head.status, head.header("skynet-portal-api").as_deref()), (200, Some("https://portal.example")));
+    assert_eq!(head.header("skynet-server-api").as_deref(), Some("https://portal.example"));
+
+    // Skynet's lists, each word of them.
+    let preflight = gateway.ask("OPTIONS", "/skynet/skyfile", &["Host: portal.example", "Origin: https://app.example"]).await;
+    assert_eq!((preflight.status, preflight.header("access-control-max-age").as_deref()), (204, Some("1728000")));
+    let words = |name: &str| -> Vec<String> {
+        preflight.header(name).unwrap_or_default().split(',').map(|word| word.trim().to_ascii_lowercase()).collect()
+    };
+    for (header, expect) in [
+        ("access-control-allow-methods", "get post head options put patch delete"),
+        (
+            "access-control-allow-headers",
+            "dnt user-agent x-requested-with if-modified-since if-none-match cache-control content-type range \
+             x-http-method-override upload-offset upload-metadata upload-length tus-version tus-resumable tus-extension \
+             tus-max-size upload-concat location skynet-api-key",
+        ),
+        (
+            "access-control-expose-headers",
+            "content-length content-range etag accept-ranges skynet-file-metadata skynet-skylink skynet-proof \
+             skynet-portal-api skynet-server-api upload-offset upload-metadata upload-length tus-version tus-resumable \
+             tus-extension tus-max-size upload-concat location skygate-cid cache-status server-timing",
+        ),
+    ] {
+        let have = words(header);
+        for word in expect.split_whitespace() {
+            assert!(have.iter().any(|known| known == word), "{header} lacks {word}");
+        }
+    }
 }

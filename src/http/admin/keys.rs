@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::access::{ApiKey, KeyId, KeyLimits, KeyRefused};
-use crate::http::refusal::Refusal;
+use crate::http::refusal::{PortalRefusal, Refusal};
 use crate::http::services::Services;
 
 use super::Denied;
@@ -38,9 +38,8 @@ pub async fn list(State(services): Shared) -> Json<Value> {
 
 /// Makes a key. The answer has its secret, which is not kept.
 pub async fn make(State(services): Shared, body: Body) -> Result<Json<Value>, Denied> {
-    let wanted =
-        read(body).await.ok_or(Refusal::BadBody("{\"name\": TEXT, \"expires_ms\": NUMBER, \"limits\": {NAME: NUMBER}}"))?;
-    let limits = limits(&wanted.limits).ok_or(Refusal::BadBody(LIMIT_NAMES))?;
+    let wanted = read(body).await.ok_or(Refusal::from(PortalRefusal::BadBody(BODY)))?;
+    let limits = limits(&wanted.limits).ok_or(Refusal::from(PortalRefusal::BadBody(LIMIT_NAMES)))?;
     let (key, secret) = services.access.keys.make(&wanted.name, wanted.expires_ms, limits).await.map_err(Refusal::from)?;
     let mut answer = view(&key);
     answer["key"] = json!(secret);
@@ -54,6 +53,7 @@ pub async fn revoke(State(services): Shared, Path(id): Path<String>) -> Result<J
     Ok(Json(json!({ "revoked": id.to_string() })))
 }
 
+const BODY: &str = "{\"name\": TEXT, \"expires_ms\": NUMBER, \"limits\": {NAME: NUMBER}}";
 const LIMIT_NAMES: &str = "limits may be upload_bytes, bytes_per_day, uploads_per_minute, uploads_at_once, registry_per_minute \
      and entries_per_day, each a number above 0";
 

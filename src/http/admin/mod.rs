@@ -5,6 +5,7 @@
 //! other origins get nothing: no CORS, no framing, no embedding.
 
 mod api;
+mod blocklist;
 mod dashboard;
 mod keys;
 mod names;
@@ -51,6 +52,7 @@ pub fn router(services: Arc<Services>) -> Router {
         .route("/api/v1/names/{name}/resolve", get(names::resolve))
         .route("/api/v1/keys", get(keys::list).post(keys::make))
         .route("/api/v1/keys/{id}", delete(keys::revoke))
+        .route("/api/v1/blocklist", get(blocklist::list).post(blocklist::change))
         .route("/api/v1/add", post(api::add))
         .route("/api/v1/import", post(api::import))
         .route("/api/v1/tree", get(tree::tree))

@@ -5,8 +5,10 @@
 
 mod archive;
 pub mod content;
+mod handshake;
 pub mod multipart;
 mod pin;
+mod portal;
 mod query;
 mod redirects;
 mod registry;
@@ -65,6 +67,12 @@ pub async fn api(call: Call<'_>) -> Result<Reply, Refusal> {
     }
     if registry::PATHS.contains(&path) {
         return registry::answer(call).await;
+    }
+    if let Some(name) = path.strip_prefix("/hnsres/") {
+        return handshake::pointer(call.services, ask, name);
+    }
+    if portal::answers(path) {
+        return portal::answer(call.services, ask).await;
     }
     let (route, rest) = path.strip_prefix("/skynet/").map_or((path, ""), |below| below.split_once('/').unwrap_or((below, "")));
     match (route, &ask.method) {
@@ -132,7 +140,7 @@ pub fn with_portal_headers(mut reply: Reply, ask: &Ask) -> Reply {
          tus-max-size, upload-concat, location, Skynet-API-Key";
     const EXPOSE: &str = "Content-Length, Content-Range, ETag, Accept-Ranges, Skynet-File-Metadata, Skynet-Skylink, Skynet-Proof, \
          Skynet-Portal-Api, Skynet-Server-Api, upload-offset, upload-metadata, upload-length, tus-version, tus-resumable, \
-         tus-extension, tus-max-size, upload-concat, location, Cache-Status, Server-Timing, Skygate-Cid";
+         tus-extension, tus-max-size, upload-concat, location, Skygate-Cid, Cache-Status, Server-Timing";
     /// Preflights are asked anew after twenty days.
     const PREFLIGHT_SECONDS: &str = "1728000";
     let headers = reply.headers_mut();

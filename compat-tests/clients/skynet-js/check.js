@@ -1,0 +1,97 @@
+// Uses a portal with skynet-js as a web page of another origin does: node check.js PORTAL_URL API_KEY
+// Prints a line for each step; the first that fails ends it.
+"use strict";
+
+const assert = require("assert");
+const { JSDOM } = require("jsdom");
+
+const [portal, key] = process.argv.slice(2);
+
+// What skynet-js takes from the browser. Requests of the page are checked against CORS as a browser checks them.
+const page = new JSDOM("", { url: "http://app.localhost:3000/" });
+global.window = page.window;
+for (const name of ["document", "location", "localStorage", "Blob", "File", "FormData", "FileReader", "XMLHttpRequest", "Event"]) {
+  global[name] = page.window[name];
+}
+Object.defineProperty(global, "navigator", { value: page.window.navigator, configurable: true });
+
+const { SkynetClient, genKeyPairFromSeed } = require("skynet-js");
+
+const client = new SkynetClient(portal, { skynetApiKey: key });
+
+async function step(name, work) {
+  const begun = Date.now();
+  const result = await work();
+  console.log(`ok ${name} (${Date.now() - begun} ms)`);
+  return result;
+}
+
+async function main() {
+  const text = `written at ${Date.now()}`;
+  const file = new File([text], "note.txt", { type: "text/plain" });
+  const { skylink } = await step("upload a file", () => client.uploadFile(file));
+  assert.match(skylink, /^sia:\/\/[a-zA-Z0-9_-]{46}$/);
+
+  await step("download it", async () => {
+    const { data, contentType, portalUrl, skylink: said } = await client.getFileContent(skylink);
+    assert.strictEqual(data, text);
+    assert.match(contentType, /^text\/plain/);
+    assert.strictEqual(said, skylink);
+    assert.strictEqual(portalUrl, portal);
+  });
+
+  await step("its metadata", async () => {
+    const { metadata } = await client.getMetadata(skylink);
+    assert.strictEqual(metadata.filename, "note.txt");
+    assert.strictEqual(metadata.length, text.length);
+  });
+
+  await step("upload a folder", async () => {
+    const files = {
+      "index.html": new File(["<h1>home</h1>"], "index.html", { type: "text/html" }),
+      "dir/a.json": new File(['{"a":1}'], "dir/a.json", { type: "application/json" }),
+    };
+    const uploaded = await client.uploadDirectory(files, "site", { tryFiles: ["index.html"] });
+    const home = await client.getFileContent(uploaded.skylink);
+    assert.strictEqual(home.data, "<h1>home</h1>");
+    const inner = await client.getFileContent(`${uploaded.skylink}/dir/a.json`);
+    assert.deepStrictEqual(inner.data, { a: 1 });
+  });
+
+  const { publicKey, privateKey } = genKeyPairFromSeed(`a seed of ${Date.now()} ${Math.random()}`);
+  await step("SkyDB: nothing yet", async () => {
+    assert.strictEqual((await client.db.getJSON(publicKey, "score")).data, null);
+  });
+  for (const score of [1, 2]) {
+    await step(`SkyDB: set and get ${score}`, async () => {
+      await client.db.setJSON(privateKey, "score", { score });
+      assert.deepStrictEqual((await client.db.getJSON(publicKey, "score")).data, { score });
+    });
+  }
+
+  await step("a resolver skylink follows its entry", async () => {
+    await client.db.setDataLink(privateKey, "latest", skylink);
+    const resolver = await client.registry.getEntryLink(publicKey, "latest");
+    assert.strictEqual((await client.getFileContent(resolver)).data, text);
+    const second = await client.uploadFile(new File(["the second"], "second.txt", { type: "text/plain" }));
+    await client.db.setDataLink(privateKey, "latest", second.skylink);
+    assert.strictEqual((await client.getFileContent(resolver)).data, "the second");
+  });
+
+  await step("pin", async () => {
+    assert.strictEqual((await client.pinSkylink(skylink)).skylink, skylink);
+  });
+
+  await step("no upload without a key", async () => {
+    const stranger = new SkynetClient(portal);
+    await assert.rejects(stranger.uploadFile(file), /40[13]/);
+  });
+}
+
+main().then(
+  () => process.exit(0),
+  (error) => {
+    console.error(error);
+    process.exit(1);
+  },
+);
