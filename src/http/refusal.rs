@@ -188,6 +188,8 @@ impl From<SpoolError> for Refusal {
     fn from(error: SpoolError) -> Refusal {
         Refusal::Tus(error.into())
     }
+}
+
 /// Why a request for a skyfile is refused, in Skynet's own ways (`skynet.md` 5).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SkyRefusal {
@@ -636,6 +638,9 @@ fn spool_row(error: &SpoolError) -> Row {
             "the disk for uploads under way failed",
             "The operator finds the reason in the gateway's log.",
         ),
+    }
+}
+
 /// Skyfiles.
 fn sky_row(refusal: &SkyRefusal) -> Row {
     match refusal {
