@@ -112,7 +112,7 @@ impl Inner {
                 stretches.push(Stretch { bytes: 0..u64::MAX, reason });
                 continue;
             }
-            for (multihash, reason) in self.denied_blocks(&open) {
+            for (multihash, reason) in self.denied_blocks(&open, trace).await? {
                 self.stretches_below(&open, root, (multihash, reason), &mut stretches, trace).await?;
             }
         }
@@ -121,11 +121,19 @@ impl Inner {
 
     /// The blocks of a pin that are denied. Of blocks whose digest has not 32 bytes a pack keeps no CID; what imports them
     /// makes no skyfile of files.
-    fn denied_blocks(&self, open: &OpenPin) -> Vec<(Multihash, Reason)> {
+    async fn denied_blocks(&self, open: &OpenPin, trace: &Arc<Trace>) -> Result<Vec<(Multihash, Reason)>, StoreError> {
         let in_pin = open.pin.rows.iter().filter_map(|row| Multihash::from_bytes(row.multihash_bytes()).ok());
-        let rows = open.pack().into_iter().flat_map(|pack| pack.index.rows());
-        let in_pack = rows.filter_map(|row| Multihash::wrap(row.code.into(), &row.key).ok());
-        in_pin.chain(in_pack).filter_map(|hash| self.denied.allow_hash(&hash).err().map(|reason| (hash, reason))).collect()
+        let mut found: Vec<_> =
+            in_pin.filter_map(|hash| self.denied.allow_hash(&hash).err().map(|reason| (hash, reason))).collect();
+        if let Some(pack) = open.pack() {
+            let look = |key: &[u8; 32], code: u32| {
+                let hash = Multihash::wrap(code.into(), key).ok();
+                found.extend(hash.and_then(|hash| self.denied.allow_hash(&hash).err().map(|reason| (hash, reason))));
+                Ok(())
+            };
+            self.each_key_of_pack(pack, trace, look).await?;
+        }
+        Ok(found)
     }
 
     /// Where the bytes of a denied block and of all below it lie in the skyfile.
@@ -143,7 +151,7 @@ impl Inner {
             if !seen.insert(multihash.to_bytes()) || seen.len() > BLOCKS_BELOW_MAX {
                 continue;
             }
-            let Some(located) = self.find_row(open, &multihash.to_bytes(), &multihash)? else { continue };
+            let Some(located) = self.find_row(open, &multihash.to_bytes(), &multihash, trace).await? else { continue };
             if let Some(bytes) = located.stretch_of(root) {
                 stretches.push(Stretch { bytes, reason: reason.clone() });
                 continue;

@@ -10,6 +10,7 @@ mod command_line;
 mod crash;
 mod faults;
 mod gateway;
+mod imports;
 mod ipfs;
 mod losses;
 mod portal_api;
