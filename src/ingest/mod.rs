@@ -155,7 +155,7 @@ impl Ingest {
         E: std::fmt::Display,
     {
         let _permit = self.uploads.clone().try_acquire_owned().map_err(|_| IngestError::Busy)?;
-        let idem = options.idempotency_key.as_deref().map(|key| idem_hash(ADD_KEYS, &options.owner, key));
+        let idem = options.idempotency_key.as_deref().map(|key| idem_hash(&options.owner, key));
         let _key = idem.map(|idem| self.hold_key(idem)).transpose()?;
         if let Some(idem) = &idem
             && let Some((pin, durability)) = self.store.pin_by_idem(idem)?
@@ -181,7 +181,7 @@ impl Ingest {
     {
         let _permit = self.uploads.clone().try_acquire_owned().map_err(|_| IngestError::Busy)?;
         let AddOptions { owner, idempotency_key } = options;
-        let idem = idempotency_key.as_deref().map(|key| idem_hash(IMPORT_KEYS, &owner, key));
+        let idem = idempotency_key.as_deref().map(|key| import_idem_hash(&owner, key));
         let _key = idem.map(|idem| self.hold_key(idem)).transpose()?;
         if let Some(idem) = &idem
             && let Some((pin, durability)) = self.store.pin_by_idem(idem)?
@@ -260,12 +260,17 @@ async fn hold_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'sta
     tokio::task::spawn_blocking(work).await.expect("the work does not panic")
 }
 
-/// What the hashes of idempotency keys begin with: an add and an import with equal keys are two things.
-const ADD_KEYS: &[u8] = b"skygate idempotency v1";
-const IMPORT_KEYS: &[u8] = b"skygate import idempotency v1";
-
 /// Two owners' equal keys are two keys.
-fn idem_hash(domain: &[u8], owner: &str, key: &str) -> [u8; 32] {
+fn idem_hash(owner: &str, key: &str) -> [u8; 32] {
+    key_hash(b"skygate idempotency v1", owner, key)
+}
+
+/// And so are an add's and an import's.
+fn import_idem_hash(owner: &str, key: &str) -> [u8; 32] {
+    key_hash(b"skygate import idempotency v1", owner, key)
+}
+
+fn key_hash(domain: &[u8], owner: &str, key: &str) -> [u8; 32] {
     let mut state = blake2b_simd::Params::new().hash_length(32).to_state();
     state.update(domain).update(&(owner.len() as u64).to_le_bytes());
     state.update(owner.as_bytes()).update(key.as_bytes());
