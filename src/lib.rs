@@ -52,6 +52,8 @@ pub mod access;
 pub mod address;
 pub mod cli;
 pub mod config;
+#[cfg(test)]
+mod counting;
 pub mod deny;
 pub mod http;
 pub mod ingest;

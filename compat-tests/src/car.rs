@@ -77,12 +77,17 @@ pub fn write(roots: &[&Block], blocks: &[&Block]) -> Vec<u8> {
     let mut car = Vec::new();
     varint(header.len(), &mut car);
     car.extend(header);
-    for block in blocks {
-        varint(block.cid.len() + block.bytes.len(), &mut car);
-        car.extend(&block.cid);
-        car.extend(&block.bytes);
-    }
+    blocks.iter().for_each(|block| car.extend(frame(block)));
     car
+}
+
+/// One block as it stands in a CAR.
+pub fn frame(block: &Block) -> Vec<u8> {
+    let mut frame = Vec::new();
+    varint(block.cid.len() + block.bytes.len(), &mut frame);
+    frame.extend(&block.cid);
+    frame.extend(&block.bytes);
+    frame
 }
 
 /// The blocks of a CARv1 whose CIDs are all of version 1 with SHA2-256; each is hashed. `Err` says what is wrong.

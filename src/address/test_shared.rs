@@ -17,6 +17,20 @@ pub(crate) fn shared_json(path: &str) -> Option<serde_json::Value> {
     shared_file(path).map(|bytes| serde_json::from_slice(&bytes).unwrap())
 }
 
+/// Runs `fuzz` on each good input and on `count` mutations of each; a failure says which.
+pub fn fuzz_around(fuzz: fn(&[u8]), corpus: &[Vec<u8>], count: u64) {
+    for (index, good) in corpus.iter().enumerate() {
+        fuzz(good);
+        for seed in 0..count {
+            let bytes = mutations(seed, good);
+            if let Err(panic) = std::panic::catch_unwind(|| fuzz(&bytes)) {
+                eprintln!("input {index} of the corpus, seed {seed}: {}", hex::encode(&bytes[..bytes.len().min(4096)]));
+                std::panic::resume_unwind(panic);
+            }
+        }
+    }
+}
+
 /// `good` with a handful of bytes flipped, cut, doubled or put in. The same seed gives the same bytes; tests print it.
 pub fn mutations(seed: u64, good: &[u8]) -> Vec<u8> {
     use rand::{Rng, RngExt, SeedableRng};

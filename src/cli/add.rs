@@ -79,9 +79,7 @@ struct Source {
 
 pub async fn run(global: &Global, args: AddArgs) -> Result<(), CliError> {
     let key = args.idempotency_key.clone().unwrap_or_else(|| hex::encode(rand::random::<[u8; 16]>()));
-    if !(1..=IDEMPOTENCY_KEY_CHARS_MAX).contains(&key.len()) || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(CliError::Usage(format!("--idempotency-key: write 1 to {IDEMPOTENCY_KEY_CHARS_MAX} printable characters")));
-    }
+    check_key(&key)?;
     let source = Source::look_at(args)?;
     let api = Api::new(global)?;
     let bar = progress_bar(&source, global.json);
@@ -93,6 +91,14 @@ pub async fn run(global: &Global, args: AddArgs) -> Result<(), CliError> {
         return line(&answer.to_string());
     }
     report(&api, global, &source, &answer).await
+}
+
+/// That an idempotency key can be sent.
+pub fn check_key(key: &str) -> Result<(), CliError> {
+    match (1..=IDEMPOTENCY_KEY_CHARS_MAX).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic()) {
+        true => Ok(()),
+        false => Err(CliError::Usage(format!("--idempotency-key: write 1 to {IDEMPOTENCY_KEY_CHARS_MAX} printable characters"))),
+    }
 }
 
 impl Source {

@@ -12,7 +12,7 @@ use reqwest::{Body, Method};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use super::add::{BLOCK_BYTES, BLOCKS_WAITING_MAX};
+use super::add::{BLOCK_BYTES, BLOCKS_WAITING_MAX, check_key};
 use super::api::{Api, encode};
 use super::output::{bytes, counted, line};
 use super::walk::unreadable;
@@ -39,14 +39,23 @@ pub struct ImportArgs {
     /// Name of the pins [default: each root's own CID]
     #[arg(long, value_name = "N")]
     name: Option<String>,
+    /// The same key again gets the first answer, and nothing is stored twice [default: random]
+    #[arg(long, value_name = "K")]
+    idempotency_key: Option<String>,
 }
 
 pub async fn run(global: &Global, args: ImportArgs) -> Result<(), CliError> {
+    let key = args.idempotency_key.clone().unwrap_or_else(|| hex::encode(rand::random::<[u8; 16]>()));
+    check_key(&key)?;
+    if args.idempotency_key.is_some() && args.files.len() > 1 {
+        return Err(CliError::Usage("--idempotency-key: one key stands for one CAR, import them one by one".to_owned()));
+    }
     let api = Api::new(global)?;
     let mut roots = Vec::new();
     let (mut blocks, mut missing, mut size_bytes) = (0, 0, 0);
-    for file in &args.files {
-        let answer = import(&api, global, file, args.name.as_deref()).await?;
+    for (index, file) in args.files.iter().enumerate() {
+        let key = if index == 0 { key.clone() } else { hex::encode(rand::random::<[u8; 16]>()) };
+        let answer = import(&api, global, file, (args.name.as_deref(), &key)).await?;
         let number = |key: &str| answer[key].as_u64().unwrap_or_default();
         blocks += number("blocks");
         missing += number("missing");
@@ -64,7 +73,7 @@ pub async fn run(global: &Global, args: ImportArgs) -> Result<(), CliError> {
 }
 
 /// One request; the file is read by a thread of its own while it is sent.
-async fn import(api: &Api, global: &Global, file: &Path, name: Option<&str>) -> Result<Value, CliError> {
+async fn import(api: &Api, global: &Global, file: &Path, (name, key): (Option<&str>, &str)) -> Result<Value, CliError> {
     let (source, length): (Box<dyn Read + Send>, Option<u64>) = if file == Path::new("-") {
         (Box::new(std::io::stdin()), None)
     } else {
@@ -83,7 +92,8 @@ async fn import(api: &Api, global: &Global, file: &Path, name: Option<&str>) -> 
         waiting.recv().await.map(|part: Result<Bytes, std::io::Error>| (part, waiting))
     }));
     let path = name.map_or_else(|| "/api/v1/import".to_owned(), |name| format!("/api/v1/import?name={}", encode(name)));
-    let sent = api.request(Method::POST, &path).header("Content-Type", CAR_TYPE).body(body).send().await;
+    let request = api.request(Method::POST, &path).header("Content-Type", CAR_TYPE).header("Idempotency-Key", key);
+    let sent = request.body(body).send().await;
     bar.finish_and_clear();
     let named = |error: CliError| match error {
         CliError::Failed(text) => CliError::Failed(format!("{}: {text}", file.display())),

@@ -817,6 +817,12 @@ fn ingest_row(error: &IngestError) -> Row {
             row(S::SERVICE_UNAVAILABLE, NoStore, "as many uploads are under way as this gateway takes", "Try again in a moment.")
                 .retry(RETRY_TIMED_OUT_S)
         }
+        IngestError::Scratch(_) => row(
+            S::SERVICE_UNAVAILABLE,
+            NoStore,
+            "the data directory of this gateway has no room for what an import sorts there",
+            "Nothing was stored. Make room on its disk, then send it again.",
+        ),
         IngestError::SameKeyUnderWay => row(
             S::CONFLICT,
             NoStore,

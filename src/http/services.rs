@@ -452,5 +452,10 @@ pub trait Operations: Send + Sync + 'static {
     async fn add(&self, body: UploadStream, idempotency_key: Option<String>) -> Result<AddReport, IngestError>;
 
     /// Reads a CAR and pins its roots, under this name or their own.
-    async fn import(&self, body: UploadStream, name: Option<String>) -> Result<ImportReport, IngestError>;
+    async fn import(
+        &self,
+        body: UploadStream,
+        name: Option<String>,
+        idempotency_key: Option<String>,
+    ) -> Result<ImportReport, IngestError>;
 }

@@ -389,7 +389,12 @@ impl Operations for Desk {
         Ok(AddReport { cid, skylink: None, size_bytes, files: 1, durability: Durability::Acknowledged })
     }
 
-    async fn import(&self, mut body: UploadStream, name: Option<String>) -> Result<ImportReport, IngestError> {
+    async fn import(
+        &self,
+        mut body: UploadStream,
+        name: Option<String>,
+        _idempotency_key: Option<String>,
+    ) -> Result<ImportReport, IngestError> {
         let mut size_bytes = 0;
         while let Some(chunk) = body.next().await {
             size_bytes += chunk.map_err(|_| IngestError::Cut)?.len() as u64;

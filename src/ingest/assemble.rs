@@ -9,7 +9,9 @@ use tokio::sync::Semaphore;
 
 use crate::address::{Cid, Skylink};
 use crate::sector::{Root, SECTOR_BYTES, build_object, sector_root};
-use crate::store::{Commit, Completion, Durability, NewPin, PIN_ROW_DATA_MAX, PIN_ROWS_MAX, Pin, PinRow, Store, Written, pin_key};
+use crate::store::{
+    Commit, Completion, Durability, NewPin, PIN_ROW_DATA_MAX, PIN_ROWS_MAX, PackCopy, Pin, PinRow, Store, Written, pin_key,
+};
 use crate::tree::build::{BlockSink, Built, FileBuilder, LeafRow, NodeBlock, Profile, TreeBuilder};
 use crate::tree::pack::{PackBuilder, PackError, SkyfileRef};
 use crate::tree::skyfile::{
@@ -257,7 +259,7 @@ impl Assembled {
             skylink = Some(stored.link);
             skyfiles.push(stored.skyfile);
         }
-        let (pack, pack_index, rows) = match blocks.pin_rows.filter(|_| fits_pin(&skyfiles)) {
+        let (pack, pack_copy, rows) = match blocks.pin_rows.filter(|_| fits_pin(&skyfiles)) {
             Some(rows) => (None, None, rows),
             None => {
                 let pack = blocks.pack.finish(&[built.cid], &skyfiles).map_err(|error| IngestError::bad(error.to_string()))?;
@@ -265,7 +267,7 @@ impl Assembled {
                 skyfiles.iter_mut().for_each(|skyfile| skyfile.roots = Bytes::new());
                 let pack = Bytes::from(pack);
                 let skyfile = store_pack(store, pack.clone(), compute, &mut written).await?;
-                (Some(skyfile), Some(pack), Vec::new())
+                (Some(skyfile), Some(PackCopy::Whole(pack)), Vec::new())
             }
         };
         let pin = Pin::new(NewPin {
@@ -284,7 +286,7 @@ impl Assembled {
         let complete = tokio::time::timeout(complete_wait, all_complete(written)).await.unwrap_or(false);
         let durability = if complete { Durability::Complete } else { Durability::Acknowledged };
         let key = pin_key(&built.cid, &rand::random());
-        store.commit(Commit { key, pin, pack: pack_index, durability }).await?;
+        store.commit(Commit { key, pin, pack: pack_copy, durability }).await?;
         Ok(AddReport { cid: built.cid, skylink, size_bytes: built.size, files: file_count, durability })
     }
 
@@ -409,17 +411,31 @@ pub async fn store_pack(
     compute: Arc<Semaphore>,
     written: &mut Vec<Written>,
 ) -> Result<SkyfileRef, IngestError> {
-    let metadata = Metadata { filename: PACK_NAME.to_owned(), length_bytes: pack.len() as u64, ..Metadata::default() };
-    let content = if fits_small(&metadata.encode(), pack.len() as u64) {
+    let pack_bytes = pack.len() as u64;
+    let content = if fits_small(&pack_metadata(pack_bytes).encode(), pack_bytes) {
         Taken::Small(pack.to_vec())
     } else {
         encode(store, pack, compute, Keep::All).await?
     };
-    let mut stored = store_skyfile(store, &metadata, content, written).await?;
+    store_pack_content(store, pack_bytes, content, written).await
+}
+
+/// The same for a pack whose content was taken in before.
+pub async fn store_pack_content(
+    store: &Store,
+    pack_bytes: u64,
+    content: Taken,
+    written: &mut Vec<Written>,
+) -> Result<SkyfileRef, IngestError> {
+    let mut stored = store_skyfile(store, &pack_metadata(pack_bytes), content, written).await?;
     if stored.skyfile.roots.len() > PIN_ROOTS_BYTES_MAX {
         stored.skyfile.roots = Bytes::new();
     }
     Ok(stored.skyfile)
+}
+
+fn pack_metadata(pack_bytes: u64) -> Metadata {
+    Metadata { filename: PACK_NAME.to_owned(), length_bytes: pack_bytes, ..Metadata::default() }
 }
 
 fn bad_skyfile(error: SkyfileError) -> IngestError {

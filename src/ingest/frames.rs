@@ -127,3 +127,59 @@ impl FrameReader {
         self.parts.blocking_recv().transpose().map_err(IngestError::Body)
     }
 }
+
+/// Foreign bytes as an add stream, as one part: a head, then frames and content until the first fault. Nothing here may
+/// panic.
+pub fn fuzz(bytes: &[u8]) {
+    let (parts, received) = mpsc::channel(1);
+    parts.try_send(Ok(Bytes::copy_from_slice(bytes))).expect("there is room for one part");
+    drop(parts);
+    let mut reader = FrameReader::new(received);
+    if reader.head().is_err() {
+        return;
+    }
+    while let Ok(frame) = reader.frame() {
+        match frame {
+            Frame::End(_) => break,
+            Frame::Entry(Entry { kind: EntryKind::File { size }, .. }) => {
+                let mut left = size;
+                while left > 0 {
+                    let Ok(part) = reader.some(left.min(64 << 10) as usize) else { return };
+                    assert!(!part.is_empty() && part.len() as u64 <= left);
+                    left -= part.len() as u64;
+                }
+            }
+            Frame::Entry(_) => {}
+        }
+    }
+    let _ = reader.end();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(json: &str) -> Vec<u8> {
+        [&(json.len() as u32).to_le_bytes()[..], json.as_bytes()].concat()
+    }
+
+    #[test]
+    fn fuzz_corpus() {
+        let file = [
+            frame(r#"{"v":1,"root":"dir","name":"n","profile":"unixfs-v1-2025"}"#),
+            frame(r#"{"path":"a/b","kind":"file","size":5}"#),
+            b"hello".to_vec(),
+            frame(r#"{"path":"l","kind":"symlink","target":"a/b"}"#),
+            frame(r#"{"path":"d","kind":"dir"}"#),
+            frame(r#"{"end":true,"entries":3}"#),
+        ];
+        crate::address::test_shared::fuzz_around(fuzz, &[file.concat()], 1_500);
+    }
+
+    #[test]
+    fn a_length_that_is_only_claimed_takes_no_memory() {
+        let claimed = [&u32::MAX.to_le_bytes()[..], b"{}"].concat();
+        let (_, bytes) = crate::counting::allocated(|| fuzz(&claimed));
+        assert!(bytes < 64 << 10, "{bytes} bytes for a frame of {}", claimed.len());
+    }
+}

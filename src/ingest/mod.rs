@@ -12,13 +12,15 @@
 //!
 //! Uploads in pieces wait in the [`spool`] of this node until they are whole.
 //!
-//! Limits: [`UPLOADS_AT_ONCE_MAX`], [`ENTRIES_MAX`], [`IMPORT_BLOCKS_MAX`], [`IMPORT_ROOTS_MAX`], [`UPLOAD_STALL`], [`SKY_PATH_BYTES_MAX`],
-//! [`CONTENT_TYPE_BYTES_MAX`], the slab memory of the process (`renter`).
+//! Limits: [`UPLOADS_AT_ONCE_MAX`], [`ENTRIES_MAX`], [`IMPORT_BLOCKS_MAX`], [`IMPORT_ROOTS_MAX`], [`IMPORT_DISK_BYTES_MAX`], [`UPLOAD_STALL`],
+//! [`SKY_PATH_BYTES_MAX`], [`CONTENT_TYPE_BYTES_MAX`], the slab memory of the process (`renter`).
 
 mod assemble;
 mod frames;
 mod import;
+mod ledger;
 pub mod restore;
+mod runs;
 mod skyfile;
 pub mod spool;
 mod writer;
@@ -38,8 +40,8 @@ use crate::tree::build::BuildError;
 use crate::tree::skyfile::{MetadataError, UploadMetadataError};
 
 pub use crate::store::{Unpinned, Whose};
-pub use frames::UPLOAD_STALL;
-pub use import::{IMPORT_BLOCKS_MAX, IMPORT_ROOTS_MAX, ImportReport};
+pub use frames::{UPLOAD_STALL, fuzz};
+pub use import::{IMPORT_BLOCKS_MAX, IMPORT_DISK_BYTES_MAX, IMPORT_ROOTS_MAX, ImportReport};
 pub use skyfile::{CONTENT_TYPE_BYTES_MAX, SKY_PATH_BYTES_MAX, SkyFile, SkyOptions, SkyPart, SkyPlace, SkyPurpose, SkyReport};
 
 /// Uploads at once. Each has a thread, at most 4 MiB waiting for their slab, and a step buffer.
@@ -68,6 +70,9 @@ pub enum IngestError {
     Busy,
     #[error("an upload with this idempotency key is under way")]
     SameKeyUnderWay,
+    /// This node's own disk is at fault, or full.
+    #[error("the data directory cannot take what an import sorts there: {0}")]
+    Scratch(String),
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -170,19 +175,36 @@ impl Ingest {
         Ok(stored)
     }
 
-    /// Takes in a CAR. Dropping the future before the first pin stops it, and nothing of it is visible.
-    pub async fn import<B, E>(&self, mut body: B, owner: String, name: Option<String>) -> Result<ImportReport, IngestError>
+    /// Takes in a CAR, pinned under `name` or each root's own. Dropping the future before the first pin stops it, and nothing
+    /// of it is visible.
+    pub async fn import<B, E>(&self, mut body: B, options: AddOptions, name: Option<String>) -> Result<ImportReport, IngestError>
     where
         B: Stream<Item = Result<Bytes, E>> + Send + Unpin,
         E: std::fmt::Display,
     {
         let _permit = self.uploads.clone().try_acquire_owned().map_err(|_| IngestError::Busy)?;
+        let AddOptions { owner, idempotency_key } = options;
+        let idem = idempotency_key.as_deref().map(|key| import_idem_hash(&owner, key));
+        let _key = idem.map(|idem| self.hold_key(idem)).transpose()?;
+        if let Some(idem) = &idem
+            && let Some((pin, durability)) = self.store.pin_by_idem(idem)?
+        {
+            drain(&mut body).await?;
+            return self.report_of_import(&pin, durability).await;
+        }
         let (parts, received) = mpsc::channel(frames::PARTS_WAITING_MAX);
-        let import = import::Import::new(self.store.clone(), self.compute.clone(), owner, name);
+        let labels = import::Labels { owner, name, idem };
+        let import = import::Import::new(self.store.clone(), self.compute.clone(), labels, ledger::options(self.store.scratch()));
         let work = tokio::task::spawn_blocking(move || import.run(frames::FrameReader::new(received)));
         feed(&mut body, parts).await?;
         let imported = work.await.expect("an import's thread does not panic")?;
         imported.store(&self.store, COMPLETE_WAIT).await
+    }
+
+    async fn report_of_import(&self, pin: &Pin, durability: Durability) -> Result<ImportReport, IngestError> {
+        let counts = pin.import.ok_or_else(|| StoreError::BadPin("it is no import's".to_owned()))?;
+        let roots = self.store.pack_roots(pin).await?;
+        Ok(ImportReport { roots, blocks: counts.blocks, missing: counts.missing, size_bytes: pin.size, durability })
     }
 
     fn hold_key(&self, idem: [u8; 32]) -> Result<HeldKey, IngestError> {
@@ -243,8 +265,17 @@ async fn hold_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'sta
 
 /// Two owners' equal keys are two keys.
 fn idem_hash(owner: &str, key: &str) -> [u8; 32] {
+    key_hash(b"skygate idempotency v1", owner, key)
+}
+
+/// And so are an add's and an import's.
+fn import_idem_hash(owner: &str, key: &str) -> [u8; 32] {
+    key_hash(b"skygate import idempotency v1", owner, key)
+}
+
+fn key_hash(domain: &[u8], owner: &str, key: &str) -> [u8; 32] {
     let mut state = blake2b_simd::Params::new().hash_length(32).to_state();
-    state.update(b"skygate idempotency v1").update(&(owner.len() as u64).to_le_bytes());
+    state.update(domain).update(&(owner.len() as u64).to_le_bytes());
     state.update(owner.as_bytes()).update(key.as_bytes());
     state.finalize().as_bytes().try_into().expect("32 bytes were asked for")
 }

@@ -187,7 +187,12 @@ impl Operations for NodeOperations {
         self.ingest.add(body, AddOptions { owner: ADMIN.to_owned(), idempotency_key }).await
     }
 
-    async fn import(&self, body: UploadStream, name: Option<String>) -> Result<ImportReport, IngestError> {
-        self.ingest.import(body, ADMIN.to_owned(), name).await
+    async fn import(
+        &self,
+        body: UploadStream,
+        name: Option<String>,
+        idempotency_key: Option<String>,
+    ) -> Result<ImportReport, IngestError> {
+        self.ingest.import(body, AddOptions { owner: ADMIN.to_owned(), idempotency_key }, name).await
     }
 }

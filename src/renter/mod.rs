@@ -11,8 +11,9 @@
 //! A *race* is one read of `need` pieces from more candidates; a *spare* is a candidate asked because others are late;
 //! a *wrong* piece is one that does not fold to its root.
 //!
-//! A byte leaves this room only after its grain was checked by the tree that folds to the sector's root. Roots are
-//! the caller's: whoever passes a root has proved it.
+//! A byte leaves this room only after its grain was checked by the tree that folds to the sector's root, or after the
+//! caller's own proof of all that it asked for held ([`Renter::read_slab_proved`]). Roots are the caller's: whoever passes
+//! a root has proved it.
 //!
 //! Limits, each beside its use: `WRITE_ACK_MAX`, `LAGGARD_MAX`, `PUT_ATTEMPTS_MAX` (`write`); `READ_MAX`,
 //! `HEDGE_MIN`, `PIECE_ATTEMPTS_MAX`, `WHOLE_OBJECT_MAX_BYTES` (`read`); shares of extra bytes (`budget`); slabs in
@@ -54,7 +55,7 @@ use place::{HostTable, place};
 
 pub use budget::OverdriveCounts;
 pub use memory::SLAB_MEMORY_DEFAULT_BYTES;
-pub use read::Expect;
+pub use read::{Expect, Proof};
 pub use write::{Completion, Written};
 
 /// Damages remembered for `skygate hosts`. A host that lost everything reports one per read; a thousand lines are more

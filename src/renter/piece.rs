@@ -1,6 +1,7 @@
 //! One piece from one host: ask, check, cut.
 //!
-//! Only checked bytes leave this file. The first touch of a sector also needs its hash tree; header, nodes and data are
+//! Only checked bytes leave this file, but for readers that prove the whole of what they read themselves ([`Check::Later`]):
+//! they come back here with the bytes that were wrong ([`blame`]). The first touch of a sector also needs its hash tree; header, nodes and data are
 //! then asked for side by side at guessed offsets, and once more if the guess was wrong.
 
 use std::{ops::Range, sync::Arc, time::Duration};
@@ -27,6 +28,23 @@ const HASH_INLINE_MAX_BYTES: usize = 256 << 10;
 /// Pause before a host is asked for the same piece again, times the number of tries so far.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
+/// Who checks what a host answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Check {
+    /// This file does, by the sector's tree.
+    Now,
+    /// Who asked does, by a proof of its own over all pieces joined. The tree is not even asked for.
+    Later,
+}
+
+/// Bytes of a piece that were not checked.
+pub(super) struct Unchecked {
+    grains: Range<u32>,
+    /// Where they were looked for.
+    in_object: Range<u64>,
+    bytes: Bytes,
+}
+
 /// What is wanted of one spot.
 #[derive(Clone)]
 pub(super) struct Wanted {
@@ -38,6 +56,7 @@ pub(super) struct Wanted {
     pub(super) tries: u32,
     /// Serial rounds of the piece in whose stead this one is asked.
     pub(super) rounds_before: u32,
+    pub(super) check: Check,
 }
 
 /// What became of it.
@@ -46,6 +65,8 @@ pub(super) struct Fetched {
     pub(super) wanted: Wanted,
     /// Checked bytes from the start of the range; what is missing at its end is zeros.
     pub(super) result: Result<Bytes, Fault>,
+    /// With [`Check::Later`]: what the bytes of the result were cut from.
+    pub(super) unchecked: Option<Unchecked>,
     pub(super) cost: Cost,
 }
 
@@ -91,28 +112,97 @@ impl From<HostError> for Fault {
 /// Gets and checks a piece. A wrong one is charged to its host here, whether or not anybody still waits for it.
 pub(super) async fn fetch(shared: Arc<Shared>, spot: Spot, wanted: Wanted) -> Fetched {
     let mut cost = Cost { rounds: wanted.rounds_before, ..Cost::default() };
+    let mut unchecked = None;
     let result = match &spot.host {
         Some(host) => {
             if wanted.tries > 0 {
                 tokio::time::sleep(RETRY_PAUSE * wanted.tries).await;
             }
             let line = Line { host, forecast: &shared.forecasts[spot.row], path: sector_path(&spot.root) };
-            fetch_checked(&shared, &spot, &wanted, &line, &mut cost).await
+            match wanted.check {
+                Check::Now => fetch_checked(&shared, &spot, &wanted, &line, &mut cost).await,
+                Check::Later => fetch_unchecked(&shared, &spot, &wanted, &line, &mut cost).await.map(|(bytes, held)| {
+                    unchecked = held;
+                    bytes
+                }),
+            }
         }
         None => Err(Fault::Unavailable),
     };
     if cost.requests == 0 {
         cost.rounds = wanted.rounds_before;
     }
-    if let (Err(Fault::Wrong(reason)), Some(host)) = (&result, &spot.host) {
-        host.charge_wrong();
-        shared.forecasts[spot.row].failed();
-        shared.report_damage(&spot, DamageKind::Wrong, reason);
+    if let Err(Fault::Wrong(reason)) = &result {
+        charge(&shared, &spot, reason);
     }
     if result == Err(Fault::Missing) {
         shared.missing.insert(spot.root, ());
     }
-    Fetched { spot, wanted, result, cost }
+    Fetched { spot, wanted, result, unchecked, cost }
+}
+
+fn charge(shared: &Shared, spot: &Spot, reason: &str) {
+    let Some(host) = &spot.host else { return };
+    host.charge_wrong();
+    shared.forecasts[spot.row].failed();
+    shared.report_damage(spot, DamageKind::Wrong, reason);
+}
+
+/// The pieces of a read did not make what they should: each is checked by its tree, and whoever lied is charged. A host that
+/// cannot be asked for the tree, or whose object is laid out in another way than was guessed, is not.
+pub(super) async fn blame(shared: &Shared, spot: &Spot, held: &Unchecked) {
+    let Some(host) = &spot.host else { return };
+    let line = Line { host, forecast: &shared.forecasts[spot.row], path: sector_path(&spot.root) };
+    let wanted = Wanted { range: held.grains.clone(), length_guess: None, tries: 0, rounds_before: 0, check: Check::Now };
+    let tree = match shared.trees.get(&spot.root) {
+        Some(tree) => Ok(tree),
+        None => touch_first(spot, &wanted, &line, &mut Vec::new(), &mut Cost::default()).await,
+    };
+    let checked = tree.and_then(|tree| {
+        shared.trees.keep(spot.root, tree.clone());
+        let grains = tree.grains_of(&held.grains);
+        match tree.in_object(&grains) == held.in_object {
+            true => compute(|| tree.check(&grains, &held.bytes)).map_err(Fault::Wrong),
+            false => Ok(()),
+        }
+    });
+    if let Err(Fault::Wrong(reason)) = checked {
+        charge(shared, spot, &reason);
+    }
+}
+
+/// One request for whole grains, at the place where a tree that is at hand says they are, or where an object of the expected
+/// length has them. `None` beside bytes that need no check.
+async fn fetch_unchecked(
+    shared: &Shared,
+    spot: &Spot,
+    wanted: &Wanted,
+    line: &Line<'_>,
+    cost: &mut Cost,
+) -> Result<(Bytes, Option<Unchecked>), Fault> {
+    let (grains, in_object) = match shared.trees.get(&spot.root) {
+        Some(tree) => {
+            let grains = tree.grains_of(&wanted.range);
+            let in_object = tree.in_object(&grains);
+            (grains, in_object)
+        }
+        None => {
+            let grain = GRAIN_BYTES as u32;
+            let length = wanted.length_guess.unwrap_or(SECTOR_BYTES as u32).next_multiple_of(grain);
+            let start = (wanted.range.start / grain * grain).min(length);
+            let grains = start..wanted.range.end.next_multiple_of(grain).min(length).max(start);
+            let offset = data_offset(length) as u64;
+            (grains.clone(), offset + u64::from(grains.start)..offset + u64::from(grains.end))
+        }
+    };
+    if grains.is_empty() {
+        return Ok((Bytes::new(), None));
+    }
+    cost.rounds += 1;
+    let bytes = line.ask(ReadRange::Range(in_object.clone()), cost).await?;
+    let at = |byte: u32| (byte.saturating_sub(grains.start) as usize).min(bytes.len());
+    let cut = bytes.slice(at(wanted.range.start)..at(wanted.range.end));
+    Ok((cut, Some(Unchecked { grains, in_object, bytes })))
 }
 
 async fn fetch_checked(shared: &Shared, spot: &Spot, wanted: &Wanted, line: &Line<'_>, cost: &mut Cost) -> Result<Bytes, Fault> {
@@ -277,7 +367,8 @@ mod tests {
         let full = 64 + 32 * 1024;
         let check = |range: Range<u64>, length_guess: Option<u32>, prefix_bytes: u64, apart: Option<Range<u64>>| {
             let range = range.start as u32..range.end as u32;
-            let plan = first_touch_plan(&Wanted { range: range.clone(), length_guess, tries: 0, rounds_before: 0 });
+            let plan =
+                first_touch_plan(&Wanted { range: range.clone(), length_guess, tries: 0, rounds_before: 0, check: Check::Now });
             assert_eq!(plan, FirstTouch { prefix_bytes, apart }, "{range:?} of {length_guess:?}");
         };
         let sector = Some(SECTOR_BYTES as u32);

@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{
     DamageKind, Renter, RenterError, Shared, SlabRef, Spot, compute,
-    piece::{Fault, Fetched, Wanted, fetch},
+    piece::{Check, Fault, Fetched, Unchecked, Wanted, blame, fetch},
 };
 use crate::{
     measure::Trace,
@@ -81,6 +81,39 @@ impl Renter {
         if range.start >= range.end {
             return Ok(Bytes::new());
         }
+        self.read_rows(slab, range, Check::Now, trace).await.map(|(content, _)| content)
+    }
+
+    /// The same for a reader that can tell, of all the bytes together, whether they are right: `prove` is asked once, and if it
+    /// says yes, no piece is checked by its tree, nor is its tree asked for. That halves the hashing of whatever has a hash of
+    /// its own. If it says no, each piece is checked, who lied is charged, and the range is read as by [`Renter::read_slab`]:
+    /// the answer is then what the roots say, and not proved.
+    pub async fn read_slab_proved(
+        &self,
+        slab: &SlabRef,
+        range: Range<u64>,
+        prove: &(dyn Fn(&[u8]) -> bool + Send + Sync),
+        trace: &Trace,
+    ) -> Result<(Bytes, Proof), RenterError> {
+        match self.read_rows(slab, range.clone(), Check::Later, trace).await {
+            Ok((content, _)) if prove(&content) => return Ok((content, Proof::Given)),
+            Ok((_, held)) => {
+                futures::future::join_all(held.iter().map(|(spot, held)| blame(&self.shared, spot, held))).await;
+            }
+            Err(RenterError::TimedOut) => return Err(RenterError::TimedOut),
+            // Pieces may not have been where they were guessed to be.
+            Err(_) => {}
+        }
+        self.read_slab(slab, range, trace).await.map(|content| (content, Proof::Missing))
+    }
+
+    async fn read_rows(
+        &self,
+        slab: &SlabRef,
+        range: Range<u64>,
+        check: Check,
+        trace: &Trace,
+    ) -> Result<(Bytes, Vec<(Spot, Unchecked)>), RenterError> {
         let k = usize::from(slab.k);
         let code = self.shared.code(slab.k, slab.m);
         let rows = code.read_plan(range.clone());
@@ -91,15 +124,26 @@ impl Renter {
                 false if spot.piece_index < k => (1.0, 0.0),
                 false => (PARITY_FACTOR, PARITY_EXTRA_S),
             };
-            Candidate::new(spot, &rows, Some(guess), factor, extra_s)
+            let mut candidate = Candidate::new(spot, &rows, Some(guess), factor, extra_s);
+            candidate.wanted.check = check;
+            candidate
         };
         let candidates = self.shared.slab_spots(slab).into_iter().map(candidate).collect();
-        let race = Race::new(&self.shared, candidates, k, Known::Written, range.end - range.start, trace);
+        let mut race = Race::new(&self.shared, candidates, k, Known::Written, range.end - range.start, trace);
         let pieces = race.run().await.map_err(|lost| lost.into_error(k))?;
         let join_bytes = rows.len() * k;
         let join = || code.decode_range(&pieces, rows, range).expect("k checked pieces of one slab, cut to its rows");
-        Ok(if join_bytes > JOIN_INLINE_MAX_BYTES { compute(join) } else { join() })
+        let content = if join_bytes > JOIN_INLINE_MAX_BYTES { compute(join) } else { join() };
+        Ok((content, std::mem::take(&mut race.unchecked)))
     }
+}
+
+/// Whether a reader's own proof holds for what it got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proof {
+    Given,
+    /// The bytes are those of the roots; whether they are what the reader wants is not known.
+    Missing,
 }
 
 /// Data bytes of a piece whose slab's content ends in no zeros.
@@ -132,7 +176,12 @@ struct Candidate {
 
 impl Candidate {
     fn new(spot: Spot, range: &Range<u32>, length_guess: Option<u32>, factor: f64, extra_s: f64) -> Candidate {
-        Candidate { spot, wanted: Wanted { range: range.clone(), length_guess, tries: 0, rounds_before: 0 }, factor, extra_s }
+        Candidate {
+            spot,
+            wanted: Wanted { range: range.clone(), length_guess, tries: 0, rounds_before: 0, check: Check::Now },
+            factor,
+            extra_s,
+        }
     }
 }
 
@@ -173,6 +222,8 @@ struct Race<'a> {
     /// Not asked yet, best first.
     waiting: VecDeque<Candidate>,
     won: Vec<(usize, Bytes)>,
+    /// Of the pieces won, those that nobody has checked.
+    unchecked: Vec<(Spot, Unchecked)>,
     missing: Vec<Spot>,
     late: usize,
     spares: u64,
@@ -208,6 +259,7 @@ impl<'a> Race<'a> {
             piece_bytes,
             waiting: waiting.into(),
             won,
+            unchecked: Vec::new(),
             missing,
             late: 0,
             spares: 0,
@@ -216,7 +268,7 @@ impl<'a> Race<'a> {
         }
     }
 
-    async fn run(mut self) -> Result<Vec<(usize, Bytes)>, Lost> {
+    async fn run(&mut self) -> Result<Vec<(usize, Bytes)>, Lost> {
         let mut running = FuturesUnordered::new();
         let mut patience = HEDGE_MIN;
         while running.len() < self.need
@@ -286,10 +338,11 @@ impl<'a> Race<'a> {
     /// Takes an answer. If it is none, another candidate comes in its stead, while there are any.
     fn settle(&mut self, fetched: Fetched) -> Option<Candidate> {
         self.trace.count(&fetched);
-        let Fetched { spot, mut wanted, result, cost } = fetched;
+        let Fetched { spot, mut wanted, result, unchecked, cost } = fetched;
         match result {
             Ok(bytes) => {
                 self.won.push((spot.piece_index, bytes));
+                self.unchecked.extend(unchecked.map(|unchecked| (spot, unchecked)));
                 return None;
             }
             Err(Fault::Missing) => self.missing.push(spot),

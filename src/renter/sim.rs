@@ -26,7 +26,7 @@ use rand_chacha::ChaCha8Rng;
 use tokio::time::{Instant, sleep};
 
 use super::{
-    Completion, Damage, DamageKind, Expect, Renter, RenterError, RenterOptions, SlabRef,
+    Completion, Damage, DamageKind, Expect, Proof, Renter, RenterError, RenterOptions, SlabRef,
     folder::MARKER_KEY,
     host::{Host, HostId, HostOptions},
     lock,
@@ -34,7 +34,7 @@ use super::{
     place::{HostRow, HostTable, RowState},
 };
 use crate::{
-    measure::{Class, Trace},
+    measure::{Class, Tier, Trace},
     sector::{BufferPool, EncodedSlab, Root, SECTOR_BYTES, SlabEncoder, build_object},
 };
 
@@ -462,6 +462,69 @@ fn one_byte_flipped_in_every_piece_never_gives_a_wrong_byte() {
                 Err(error) => assert!(matches!(error, RenterError::TooFewPieces { need: 6, .. }), "{error:?}"),
             }
         }
+    });
+}
+
+#[test]
+fn a_readers_own_proof_stands_in_for_the_trees_and_liars_are_still_charged() {
+    with_seeds(60, async |seed| {
+        let mut world = World::new(seed, CALM).await;
+        let mut content = world.content(300_000);
+        let zeros = content.len() / 2;
+        if seed % 3 == 0 {
+            // Objects are then shorter than is guessed: nobody's fault.
+            content[zeros..].fill(0);
+        }
+        let slab = world.write_complete(&content).await;
+        world.restart().await;
+        let liars = if seed % 2 == 0 { world.some_hosts(M.into()) } else { Vec::new() };
+        for liar in &liars {
+            world.change_objects(*liar, |bytes| bytes.iter_mut().rev().take(64).for_each(|byte| *byte ^= 1)).await;
+        }
+        let whole = 0..slab.content_len;
+        let prove = |bytes: &[u8]| bytes == content;
+        let trace = Trace::default();
+        let (read, proof) = world.renter.read_slab_proved(&slab, whole.clone(), &prove, &trace).await.expect("six are right");
+        assert!(read == content);
+        let wrong = world.damages(DamageKind::Wrong);
+        assert!(wrong.iter().all(|damage| liars.iter().any(|host| host_id(*host) == damage.host)), "only liars are charged");
+        // Nothing but the body: with a tree among the answers it would be cold.
+        trace.body(Tier::Hosts, read.len() as u64);
+        if seed % 6 == 1 {
+            assert_eq!((proof, trace.class()), (Proof::Given, Class::Hosts), "no tree was asked for");
+        }
+        if seed % 6 == 2 && proof == Proof::Missing {
+            assert!(!wrong.is_empty(), "the proof did not hold, so somebody lied");
+        }
+        // A proof that cannot hold: the bytes of the roots, and nobody is charged for them.
+        let before = world.damages(DamageKind::Wrong).len();
+        let (read, proof) = world.renter.read_slab_proved(&slab, whole, &|_| false, &trace).await.expect("six are right");
+        assert!(read == content && proof == Proof::Missing);
+        if liars.is_empty() {
+            assert_eq!(world.damages(DamageKind::Wrong).len(), before);
+        }
+    });
+}
+
+#[test]
+fn proved_reads_of_bad_hosts_are_right_or_the_error_has_a_name() {
+    with_seeds(60, async |seed| {
+        let mut world = World::new(seed, CALM).await;
+        let content = world.content(300_000);
+        let slab = world.write_complete(&content).await;
+        world.restart().await;
+        let bad = world.some_hosts(4);
+        world.change(&bad, |mood| (mood.corruption, mood.loss) = (0.5, 0.1));
+        for _ in 0..6 {
+            let range = world.range(slab.content_len);
+            let wanted = &content[range.start as usize..range.end as usize];
+            match world.renter.read_slab_proved(&slab, range, &|bytes| bytes == wanted, &Trace::default()).await {
+                Ok((read, _)) => assert!(read == wanted, "wrong bytes"),
+                Err(error) => assert!(matches!(error, RenterError::TooFewPieces { need: 6, .. }), "{error:?}"),
+            }
+        }
+        let wrong = world.damages(DamageKind::Wrong);
+        assert!(wrong.iter().all(|damage| bad.iter().any(|host| host_id(*host) == damage.host)), "only liars are charged");
     });
 }
 

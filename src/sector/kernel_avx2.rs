@@ -9,8 +9,11 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::kernel::{Grain, LANES, LEAF_PREFIX, NODE_PREFIX, Node, Segment};
+use super::kernel::{Grain, LEAF_PREFIX, NODE_PREFIX, Node, Segment};
 use super::{GRAIN_BYTES, SEGMENT_BYTES};
+
+/// Messages hashed together.
+pub(super) const LANES: usize = 4;
 
 /// Proof that this processor has AVX2: it can only be had from [`Avx2::detect`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

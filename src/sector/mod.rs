@@ -20,6 +20,8 @@ mod code;
 mod kernel;
 #[cfg(target_arch = "x86_64")]
 mod kernel_avx2;
+#[cfg(target_arch = "x86_64")]
+mod kernel_avx512;
 mod memory;
 mod object;
 mod proof;

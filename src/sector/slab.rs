@@ -1,7 +1,7 @@
 //! Encoding a slab in cache-sized steps, by several threads.
 //!
 //! A step is an eighth of the slab: 512 KiB of each piece. One call deals its content to the data pieces, computes
-//! the parity and hashes the grains of all pieces, [`BLOCK_BYTES`] of each piece at a time, so that every byte is
+//! the parity and hashes the grains of all pieces, a few grains of each piece at a time, so that every byte is
 //! read from memory once. The bytes land where they stand in the objects, so nothing is copied for a full slab.
 
 use std::ptr::NonNull;
@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use bytes::Bytes;
 
 use super::code::{Code, CodeError, deinterleave};
-use super::kernel::{grain_nodes, length_without_zeros};
+use super::kernel::{grain_nodes, grains_together, length_without_zeros};
 use super::memory::{FULL_DATA_OFFSET, SlabBuffer, SlabBuffers};
 use super::object::{ObjectHeader, SectorObject, data_offset, node_count, object_len};
 use super::tree::fold_grains;
@@ -20,9 +20,6 @@ use super::{GRAIN_BYTES, HEADER_BYTES, NODE_BYTES, Root, SECTOR_BYTES, SEGMENT_B
 pub const SLAB_STEPS: usize = 8;
 /// Bytes of each piece in one step.
 const STEP_ROWS_BYTES: usize = SECTOR_BYTES / SLAB_STEPS;
-/// Bytes of each piece worked through at once: four grains, one for each lane of the hash; nine pieces take 144 KiB, which
-/// stays in the second-level cache.
-const BLOCK_BYTES: usize = 4 * GRAIN_BYTES;
 /// A step nobody has claimed.
 const UNCLAIMED: u32 = u32::MAX;
 /// A step being encoded.
@@ -100,15 +97,18 @@ impl SlabEncoder {
         assert_eq!(before, UNCLAIMED, "each step is encoded once");
         // SAFETY: the swap above let exactly this call through for this step.
         let mut windows: Vec<StepWindow<'_>> = self.buffers.iter().map(|buffer| unsafe { StepWindow::of(buffer, step) }).collect();
-        for (block, content) in content.chunks(self.code.data_pieces() * BLOCK_BYTES).enumerate() {
-            let at = block * BLOCK_BYTES;
-            let mut rows: Vec<&mut [u8]> = windows.iter_mut().map(|window| &mut window.rows[at..at + BLOCK_BYTES]).collect();
+        // Bytes of each piece worked through at once: a grain for each lane of the hash; nine pieces take 144 or 288 KiB, which
+        // stays in the second-level cache.
+        let block_bytes = grains_together() * GRAIN_BYTES;
+        for (block, content) in content.chunks(self.code.data_pieces() * block_bytes).enumerate() {
+            let at = block * block_bytes;
+            let mut rows: Vec<&mut [u8]> = windows.iter_mut().map(|window| &mut window.rows[at..at + block_bytes]).collect();
             deinterleave(content, &mut rows[..self.code.data_pieces()]);
             self.code.encode(&mut rows);
             let first_grain = at / GRAIN_BYTES;
             for window in &mut windows {
-                let nodes = &mut window.nodes[first_grain..first_grain + BLOCK_BYTES / GRAIN_BYTES];
-                grain_nodes(&window.rows[at..at + BLOCK_BYTES], nodes);
+                let nodes = &mut window.nodes[first_grain..first_grain + grains_together()];
+                grain_nodes(&window.rows[at..at + block_bytes], nodes);
             }
         }
         let length = u32::try_from(content.len()).expect("a step has at most 255 x 512 KiB");

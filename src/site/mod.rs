@@ -9,6 +9,8 @@
 //! directory without index.html answers with.
 //! *Limits*: [`car_walk::CAR_BLOCKS_MAX`], [`car_walk::CAR_WAITING_MAX`], [`unixfs::WALK_BLOCKS_MAX`], [`unixfs::LISTING_SHARDS_MAX`], and those of the rooms below.
 
+#[cfg(test)]
+mod attacks;
 pub mod car_walk;
 pub mod content_type;
 pub mod redirects;

@@ -4,17 +4,21 @@
 //! covers its rows, and the row's skyfile is covered by piece roots that stand in the pack. So a range of a raw leaf
 //! needs only the sector tree. Whole blocks are hashed against their CID (`design.md` 6).
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
-use crate::address::{Cid, Multihash, check_bytes, hash};
+use crate::address::{Cid, Multihash, check_bytes, check_parts, hash};
+use crate::deny::Reason;
 use crate::measure::{Tier, Trace};
-use crate::sector::{Root, SECTOR_BYTES};
-use crate::tree::pack::{PackError, PackHead, PackIndex, Place, SkyfileRef};
+use crate::renter::Proof;
+use crate::sector::Root;
+use crate::tree::pack::{Place, SkyfileRef};
 
-use super::content::{Content, Extent, Position, SMALL_UNIT_BYTES, UNIT_BYTES};
+use super::content::{Content, Extent, SMALL_UNIT_BYTES};
+use super::pack_rows::PackRows;
 use super::pin::{Pin, PinRow};
 use super::{Inner, StoreError};
 
@@ -35,9 +39,9 @@ impl OpenPin {
 }
 
 pub struct OpenPack {
-    content: Content,
-    pub index: PackIndex,
-    /// The contents behind the index's skyfile table, in its order.
+    pub content: Content,
+    pub rows: PackRows,
+    /// The contents behind its skyfile table, in its order.
     pub skyfiles: Vec<Content>,
 }
 
@@ -63,6 +67,14 @@ impl Located {
             LocatedPlace::Stored(extent) => extent.length,
         };
         self.prefix.len() as u64 + middle + self.suffix.len() as u64
+    }
+
+    /// The block around the bytes of its place.
+    fn wrap(&self, bytes: Bytes) -> Bytes {
+        if self.prefix.is_empty() && self.suffix.is_empty() {
+            return bytes;
+        }
+        [&self.prefix[..], &bytes, &self.suffix].concat().into()
     }
 
     /// Where its bytes lie in the content of this skyfile, if they do.
@@ -91,8 +103,21 @@ impl Inner {
             return Ok(Bytes::copy_from_slice(cid.hash().digest()));
         }
         let located = self.locate(cid.hash(), trace).await?;
-        let block = self.assemble(&located, trace, Count::Body).await?;
-        self.check(cid, block)
+        let Located { prefix, suffix, place } = &located;
+        let extent = match place {
+            LocatedPlace::Here(bytes) => {
+                trace.body(Tier::Memory, bytes.len() as u64);
+                return self.check(cid, bytes.clone());
+            }
+            LocatedPlace::Stored(_) if located.length() > BLOCK_BYTES_MAX => {
+                return Err(StoreError::BlockTooLarge { length: located.length() });
+            }
+            LocatedPlace::Stored(extent) => extent,
+        };
+        let prove = |bytes: &[u8]| check_parts(cid.hash(), &[prefix, bytes, suffix]).is_ok();
+        let (bytes, proof) = self.contents.body_proved(extent, &prove, trace).await?;
+        let block = located.wrap(bytes);
+        if proof == Proof::Given { Ok(block) } else { self.check(cid, block) }
     }
 
     /// The same for a node on the way: index bytes, kept in the metadata tier.
@@ -106,7 +131,7 @@ impl Inner {
             return Ok(block);
         }
         let located = self.locate(cid.hash(), trace).await?;
-        let block = self.check(cid, self.assemble(&located, trace, Count::Index).await?)?;
+        let block = self.check(cid, self.assemble_index(&located, trace).await?)?;
         if block.len() as u64 <= SMALL_UNIT_BYTES {
             self.nodes.insert(key, block.clone()).await;
         }
@@ -115,48 +140,22 @@ impl Inner {
 
     /// The bytes of a block as index bytes, not hashed: for looking through what is stored, never for serving it.
     pub async fn assemble_index(&self, located: &Located, trace: &Arc<Trace>) -> Result<Bytes, StoreError> {
-        self.assemble(located, trace, Count::Index).await
+        if located.length() > BLOCK_BYTES_MAX {
+            return Err(StoreError::BlockTooLarge { length: located.length() });
+        }
+        match &located.place {
+            LocatedPlace::Here(bytes) => Ok(bytes.clone()),
+            LocatedPlace::Stored(extent) => {
+                let range = extent.start..extent.start + extent.length;
+                Ok(located.wrap(self.contents.index_bytes(&extent.content, range, trace).await?))
+            }
+        }
     }
 
     fn check(&self, cid: &Cid, block: Bytes) -> Result<Bytes, StoreError> {
         // The sectors were right, so the row is wrong: whoever signed the pin said a falsehood, or a disk here did.
         check_bytes(cid.hash(), &block).map_err(|_| StoreError::WrongBlock(Box::new(*cid)))?;
         Ok(block)
-    }
-
-    async fn assemble(&self, located: &Located, trace: &Arc<Trace>, count: Count) -> Result<Bytes, StoreError> {
-        if located.length() > BLOCK_BYTES_MAX {
-            return Err(StoreError::BlockTooLarge { length: located.length() });
-        }
-        let extent = match &located.place {
-            LocatedPlace::Here(bytes) => {
-                if count == Count::Body {
-                    trace.body(Tier::Memory, bytes.len() as u64);
-                }
-                return Ok(bytes.clone());
-            }
-            LocatedPlace::Stored(extent) => extent,
-        };
-        let mut parts = Vec::new();
-        match count {
-            Count::Index => {
-                let range = extent.start..extent.start + extent.length;
-                parts.push(self.contents.index_bytes(&extent.content, range, trace).await?);
-            }
-            Count::Body => {
-                let reads = self.contents.cut(extent, 0..extent.length, Position::Later);
-                let reads = reads.into_iter().map(|range| self.contents.body(extent, range, trace));
-                parts = futures::future::try_join_all(reads).await?;
-            }
-        }
-        if parts.len() == 1 && located.prefix.is_empty() && located.suffix.is_empty() {
-            return Ok(parts.swap_remove(0));
-        }
-        let mut block = BytesMut::with_capacity(located.length() as usize);
-        block.extend_from_slice(&located.prefix);
-        parts.iter().for_each(|part| block.extend_from_slice(part));
-        block.extend_from_slice(&located.suffix);
-        Ok(block.freeze())
     }
 
     /// Finds the block: among the catalog's pins, else (while the catalog is not complete) by asking the hosts.
@@ -188,35 +187,22 @@ impl Inner {
         self.locate_in_catalog(multihash, trace).await?.ok_or(StoreError::Rebuilding)
     }
 
-    async fn locate_in_catalog(&self, multihash: &Multihash, trace: &Arc<Trace>) -> Result<Option<Located>, StoreError> {
+    async fn locate_in_catalog(self: &Arc<Self>, multihash: &Multihash, trace: &Arc<Trace>) -> Result<Option<Located>, StoreError> {
         let bytes = multihash.to_bytes();
         let mut failure = None;
         let mut denied = None;
+        let mut looked_into = HashSet::new();
         for source in [Source::Roots, Source::Blocks] {
             let candidates = match source {
                 Source::Roots => self.catalog.by_root(&bytes)?,
-                Source::Blocks => {
-                    // These first: a pin leaves them once it is in the table, and must not be missed in both.
-                    let unindexed: Vec<_> = self.unindexed.lock().expect("no panic under this lock").values().cloned().collect();
-                    let key = crate::tree::pack::block_key(multihash);
-                    let mut found = key.map_or(Ok(Vec::new()), |key| self.catalog.by_block(&key))?;
-                    found.extend(unindexed);
-                    found
-                }
+                Source::Blocks => self.may_hold(multihash)?,
             };
             for row in candidates {
-                match self.open_pin(&row.key, &row.body, trace).await {
-                    Ok(open) if self.denied.of_pin(&open.pin).is_some() => {
-                        // Another pin, of other content, may hold the same block.
-                        if self.find_row(&open, &bytes, multihash)?.is_some() {
-                            denied = denied.or(self.denied.of_pin(&open.pin));
-                        }
-                    }
-                    Ok(open) => {
-                        if let Some(located) = self.find_row(&open, &bytes, multihash)? {
-                            return Ok(Some(located));
-                        }
-                    }
+                match self.find_in_pin(&row, (&bytes, multihash), &mut looked_into, trace).await {
+                    Ok(Some((located, None))) => return Ok(Some(located)),
+                    // Another pin, of other content, may hold the same block.
+                    Ok(Some((_, reason))) => denied = denied.or(reason),
+                    Ok(None) => {}
                     // Another pin may hold the block, too; the failure is told only if none does.
                     Err(error) => failure = Some(error),
                 }
@@ -226,16 +212,51 @@ impl Inner {
         failure.map_or(Ok(None), Err)
     }
 
+    /// Pins that may hold a block: those that the table of blocks names, and those that it does not know (yet).
+    fn may_hold(&self, multihash: &Multihash) -> Result<Vec<super::CatalogPin>, StoreError> {
+        // In this order: a pin leaves one of them once it is in the next, and must not be missed in both.
+        let unindexed: Vec<_> = self.unindexed.lock().expect("no panic under this lock").values().cloned().collect();
+        let own_index: Vec<_> = self.own_index.lock().expect("no panic under this lock").values().cloned().collect();
+        let key = crate::tree::pack::block_key(multihash);
+        let mut found = key.map_or(Ok(Vec::new()), |key| self.catalog.by_block(&key))?;
+        found.extend(own_index);
+        found.extend(unindexed);
+        Ok(found)
+    }
+
+    /// Each pack is looked into once: an import of many roots has as many pins with one pack.
+    async fn find_in_pin(
+        self: &Arc<Self>,
+        row: &super::CatalogPin,
+        (bytes, multihash): (&[u8], &Multihash),
+        looked_into: &mut HashSet<[u8; 32]>,
+        trace: &Arc<Trace>,
+    ) -> Result<Option<(Located, Option<Reason>)>, StoreError> {
+        let pin = self.parsed_pin(&row.key, &row.body).await?;
+        if pin.rows.is_empty() && pin.pack.as_ref().is_some_and(|pack| !looked_into.insert(pack.root)) {
+            return Ok(None);
+        }
+        let open = self.open_parsed(pin, trace).await?;
+        let located = self.find_row(&open, bytes, multihash, trace).await?;
+        Ok(located.map(|located| (located, self.denied.of_pin(&open.pin))))
+    }
+
     /// The pin's parsed body and its pack, out of memory, the node's disk, or the hosts.
-    pub async fn open_pin(&self, key: &str, body: &[u8], trace: &Arc<Trace>) -> Result<OpenPin, StoreError> {
-        let pin = match self.pins.get(key).await {
-            Some(pin) => pin,
-            None => {
-                let pin = Arc::new(Pin::decode(body)?);
-                self.pins.insert(key.to_owned(), pin.clone()).await;
-                pin
-            }
-        };
+    pub async fn open_pin(self: &Arc<Self>, key: &str, body: &[u8], trace: &Arc<Trace>) -> Result<OpenPin, StoreError> {
+        let pin = self.parsed_pin(key, body).await?;
+        self.open_parsed(pin, trace).await
+    }
+
+    async fn parsed_pin(&self, key: &str, body: &[u8]) -> Result<Arc<Pin>, StoreError> {
+        if let Some(pin) = self.pins.get(key).await {
+            return Ok(pin);
+        }
+        let pin = Arc::new(Pin::decode(body)?);
+        self.pins.insert(key.to_owned(), pin.clone()).await;
+        Ok(pin)
+    }
+
+    async fn open_parsed(self: &Arc<Self>, pin: Arc<Pin>, trace: &Arc<Trace>) -> Result<OpenPin, StoreError> {
         let pack = match &pin.pack {
             Some(pack) => Some(self.open_pack(pack, trace).await?),
             None => None,
@@ -243,46 +264,16 @@ impl Inner {
         Ok(OpenPin { pin, pack })
     }
 
-    pub async fn open_pack(&self, pack: &SkyfileRef, trace: &Arc<Trace>) -> Result<Arc<OpenPack>, StoreError> {
-        let bad = |error: PackError| StoreError::BadPin(format!("its pack cannot be read: {error}"));
+    pub async fn open_pack(self: &Arc<Self>, pack: &SkyfileRef, trace: &Arc<Trace>) -> Result<Arc<OpenPack>, StoreError> {
         let root = Root(pack.root);
         let load = async {
             let content = self.content_of(pack, trace).await?;
-            let bytes = match self.packs_on_disk.load(&root) {
-                Some(bytes) => bytes,
-                None => self.fetch_pack_index(root, &content, trace).await?,
-            };
-            let head = PackHead::parse(&bytes, content.size).map_err(bad)?;
-            let index = PackIndex::parse(&head, bytes.slice(PackHead::BYTES..)).map_err(bad)?;
-            let skyfiles = index.skyfiles().iter().map(|skyfile| Content::from_ref(skyfile).ok_or_else(no_such_skyfile));
+            let rows = self.load_pack_rows(root, &content, trace).await?;
+            let skyfiles = rows.skyfiles().iter().map(|skyfile| Content::from_ref(skyfile).ok_or_else(no_such_skyfile));
             let skyfiles = skyfiles.collect::<Result<Vec<_>, _>>()?;
-            Ok(Arc::new(OpenPack { content, index, skyfiles }))
+            Ok(Arc::new(OpenPack { content, rows, skyfiles }))
         };
         self.packs.try_get_with(root, load).await.map_err(|error: Arc<StoreError>| error.copy())
-    }
-
-    /// Header and index of a pack, from hosts, and from then on on this node's disk. A pack within one base sector
-    /// comes in one read; of a larger one the header says where the index is.
-    async fn fetch_pack_index(&self, root: Root, content: &Content, trace: &Arc<Trace>) -> Result<Bytes, StoreError> {
-        trace.index_from_hosts();
-        let first = if content.size <= SECTOR_BYTES as u64 { content.size } else { PackHead::BYTES as u64 };
-        let start = self.contents.fetch(content, 0..first, trace).await?;
-        let head = PackHead::parse(&start, content.size)
-            .map_err(|error| StoreError::BadPin(format!("its pack cannot be read: {error}")))?;
-        let mut bytes = BytesMut::from(&start[..PackHead::BYTES]);
-        if first == content.size {
-            self.contents.keep_first_pages(content, &start);
-            bytes.extend_from_slice(&start[head.index.start as usize..]);
-        } else {
-            let mut at = head.index.start;
-            while at < head.index.end {
-                let end = (at + UNIT_BYTES).min(head.index.end);
-                bytes.extend_from_slice(&self.contents.fetch(content, at..end, trace).await?);
-                at = end;
-            }
-        }
-        self.packs_on_disk.keep(&root, &bytes[..PackHead::BYTES], &bytes[PackHead::BYTES..]);
-        Ok(bytes.freeze())
     }
 
     /// The content behind a reference; where piece roots were left out, the base sector is read for them.
@@ -294,12 +285,18 @@ impl Inner {
     }
 
     /// Where a pin says that a block is, if it holds it.
-    pub fn find_row(&self, open: &OpenPin, bytes: &[u8], multihash: &Multihash) -> Result<Option<Located>, StoreError> {
+    pub async fn find_row(
+        &self,
+        open: &OpenPin,
+        bytes: &[u8],
+        multihash: &Multihash,
+        trace: &Arc<Trace>,
+    ) -> Result<Option<Located>, StoreError> {
         if let Some(row) = open.pin.rows.iter().find(|row| row.multihash_bytes() == bytes) {
             return locate_by_pin_row(&open.pin, row).map(Some);
         }
         let Some(pack) = &open.pack else { return Ok(None) };
-        let Some(row) = pack.index.lookup(multihash) else { return Ok(None) };
+        let Some(row) = self.find_in_pack(pack, multihash, trace).await? else { return Ok(None) };
         let stored = |content: Content, start: u64, length: u64| {
             if start.checked_add(length).is_none_or(|end| end > content.size) {
                 return Err(StoreError::BadPin("a row points outside its skyfile".to_owned()));
@@ -325,12 +322,6 @@ impl Inner {
 enum Source {
     Roots,
     Blocks,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Count {
-    Body,
-    Index,
 }
 
 fn no_such_skyfile() -> StoreError {

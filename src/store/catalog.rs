@@ -38,6 +38,8 @@ const FORMAT: u64 = 1;
 
 const FLAG_COMPLETE: u8 = 1;
 const FLAG_INDEXED: u8 = 2;
+const FLAG_OWN_INDEX: u8 = 4;
+const FLAG_OTHER_PIN: u8 = 8;
 
 /// The catalog's errors are all of one kind: this node's disk or file is at fault.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +54,39 @@ impl<E: Into<redb::Error>> From<E> for CatalogError {
     }
 }
 
+/// Where the blocks of a pin are found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BlocksIn {
+    /// Not yet: the pin itself has to be looked into.
+    Nowhere,
+    /// In the table `blocks`.
+    Table,
+    /// In its pack's own index, which is too large for the table.
+    OwnIndex,
+    /// Under another pin with the same pack.
+    OtherPin,
+}
+
+impl BlocksIn {
+    fn flags(self) -> u8 {
+        match self {
+            BlocksIn::Nowhere => 0,
+            BlocksIn::Table => FLAG_INDEXED,
+            BlocksIn::OwnIndex => FLAG_INDEXED | FLAG_OWN_INDEX,
+            BlocksIn::OtherPin => FLAG_INDEXED | FLAG_OTHER_PIN,
+        }
+    }
+
+    fn of(flags: u8) -> BlocksIn {
+        match flags & (FLAG_INDEXED | FLAG_OWN_INDEX | FLAG_OTHER_PIN) {
+            FLAG_INDEXED => BlocksIn::Table,
+            flags if flags == BlocksIn::OwnIndex.flags() => BlocksIn::OwnIndex,
+            flags if flags == BlocksIn::OtherPin.flags() => BlocksIn::OtherPin,
+            _ => BlocksIn::Nowhere,
+        }
+    }
+}
+
 /// One pin as the catalog keeps it.
 #[derive(Clone, Debug)]
 pub struct PinRow {
@@ -61,14 +96,13 @@ pub struct PinRow {
     pub version: u64,
     /// All pieces of all slabs were seen on their hosts by this node.
     pub complete: bool,
-    /// All blocks of the pin are in the table `blocks`.
-    pub indexed: bool,
+    pub blocks_in: BlocksIn,
     pub body: Vec<u8>,
 }
 
 impl PinRow {
     fn encode(&self) -> Vec<u8> {
-        let flags = (u8::from(self.complete) * FLAG_COMPLETE) | (u8::from(self.indexed) * FLAG_INDEXED);
+        let flags = (u8::from(self.complete) * FLAG_COMPLETE) | self.blocks_in.flags();
         let mut bytes = Vec::with_capacity(17 + self.body.len());
         bytes.extend_from_slice(&self.number.to_be_bytes());
         bytes.push(flags);
@@ -86,7 +120,7 @@ impl PinRow {
             key: key.to_owned(),
             version: u64::from_be_bytes(*version),
             complete: flags & FLAG_COMPLETE != 0,
-            indexed: flags & FLAG_INDEXED != 0,
+            blocks_in: BlocksIn::of(*flags),
             body: body.to_vec(),
         })
     }
@@ -199,7 +233,7 @@ impl Catalog {
                     next
                 }
             };
-            let row = PinRow { number, key: key.to_owned(), version, complete, indexed: false, body: body.to_vec() };
+            let row = PinRow { number, key: key.to_owned(), version, complete, blocks_in: BlocksIn::Nowhere, body: body.to_vec() };
             pins.insert(key, row.encode().as_slice())?;
             transaction.open_table(NUMBERS)?.insert(number, key)?;
             let mut roots = transaction.open_table(ROOTS)?;
@@ -256,9 +290,15 @@ impl Catalog {
         Ok(())
     }
 
-    /// Puts the blocks of one pin into the table, in batches, then marks the pin as indexed. `keys` are block keys
+    /// Puts the last blocks of one pin into the table, then marks the pin as indexed. `keys` are block keys
     /// (`pack::block_key`), sorted or not.
     pub fn index_blocks(&self, key: &str, number: u64, keys: impl Iterator<Item = [u8; 32]>) -> Result<(), CatalogError> {
+        self.index_some(number, keys)?;
+        self.set_blocks_in(key, BlocksIn::Table)
+    }
+
+    /// Puts some blocks of one pin into the table, in batches.
+    pub fn index_some(&self, number: u64, keys: impl Iterator<Item = [u8; 32]>) -> Result<(), CatalogError> {
         let mut keys = keys.peekable();
         while keys.peek().is_some() {
             let mut transaction = self.database.begin_write()?;
@@ -271,7 +311,12 @@ impl Catalog {
             }
             transaction.commit()?;
         }
-        self.update(key, |row| row.indexed = true)
+        Ok(())
+    }
+
+    /// Remembers where the blocks of a pin are found.
+    pub fn set_blocks_in(&self, key: &str, place: BlocksIn) -> Result<(), CatalogError> {
+        self.update(key, |row| row.blocks_in = place)
     }
 
     /// Pins whose root (multihash bytes or sector root) is `name`, the newest first.
@@ -404,7 +449,11 @@ mod tests {
             .expect("index");
         let block = [77u32.to_be_bytes(); 8].concat().try_into().expect("32 bytes");
         assert_eq!(catalog.by_block(&block).expect("read")[0].key, "aa/1");
-        assert!(catalog.by_key("aa/1").expect("read").expect("known").indexed);
+        assert_eq!(catalog.by_key("aa/1").expect("read").expect("known").blocks_in, BlocksIn::Table);
+        for place in [BlocksIn::OwnIndex, BlocksIn::OtherPin, BlocksIn::Nowhere] {
+            catalog.set_blocks_in("aa/1", place).expect("set");
+            assert_eq!(catalog.by_key("aa/1").expect("read").expect("known").blocks_in, place);
+        }
         assert_eq!(catalog.by_idem(&[9; 32]).expect("read").expect("known").number, one);
         catalog.remove("aa/1", &names(b"root")).expect("remove");
         assert!(catalog.by_block(&block).expect("read").is_empty());

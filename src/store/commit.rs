@@ -7,13 +7,16 @@ use bytes::Bytes;
 
 use crate::address::Cid;
 use crate::deny::Subject;
-use crate::measure::{Class, Endpoint};
+use crate::measure::{Class, Endpoint, Trace};
 use crate::records::{Kind, Order, Record, RecordKey};
 use crate::renter::Written;
 use crate::sector::{EncodedSlab, Root, SectorObject, SlabEncoder};
 use crate::tree::pack::PackHead;
 
+use super::catalog::BlocksIn;
 use super::catalog::PinRow as CatalogPin;
+use super::pack_rows::bad_pack;
+use super::packs::NewPackIndex;
 use super::{Inner, Pin, Store, StoreError, pin_key};
 
 /// A pin's id is drawn anew for each upload, so its record has no earlier version.
@@ -41,9 +44,17 @@ impl Durability {
 pub struct Commit {
     pub key: String,
     pub pin: Pin,
-    /// Its pack, whose index is kept on this node so that it need not be fetched.
-    pub pack: Option<Bytes>,
+    /// Of its pack, whose index is kept on this node so that it need not be fetched. Several pins with one pack need one.
+    pub pack: Option<PackCopy>,
     pub durability: Durability,
+}
+
+/// What this node has of a pack that was just made.
+pub enum PackCopy {
+    /// All of it.
+    Whole(Bytes),
+    /// Its index, written to this node's disk.
+    Index(NewPackIndex),
 }
 
 impl Store {
@@ -51,6 +62,22 @@ impl Store {
     pub fn redundancy(&self) -> (u8, u8) {
         let options = self.inner.renter.options();
         (options.k, options.m)
+    }
+
+    /// A file on this node's disk for the index of a pack that is being made.
+    pub fn new_pack_index(&self) -> std::io::Result<NewPackIndex> {
+        self.inner.packs_on_disk.create()
+    }
+
+    /// Where what is only needed while something is stored may go.
+    pub fn scratch(&self) -> &std::path::Path {
+        &self.inner.scratch
+    }
+
+    /// The roots that stand in a pin's pack.
+    pub async fn pack_roots(&self, pin: &Pin) -> Result<Vec<Cid>, StoreError> {
+        let pack = pin.pack.as_ref().ok_or_else(|| StoreError::BadPin("it has no pack".to_owned()))?;
+        self.inner.pack_roots(pack, &Trace::new()).await
     }
 
     /// Version of the host table; sectors carry it as a hint.
@@ -175,6 +202,13 @@ pub enum UnpinRoot {
     Sector([u8; 32]),
 }
 
+/// Whether another pin has the pack of one that goes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Heir {
+    None,
+    Some,
+}
+
 impl Inner {
     async fn commit(self: Arc<Self>, commit: Commit) -> Result<(), StoreError> {
         let body = commit.pin.encode();
@@ -182,15 +216,28 @@ impl Inner {
         let begun = std::time::Instant::now();
         self.records.put(Record::new(key, Order::version(FIRST_VERSION), body.clone())).await?;
         self.measures.observe(Endpoint::RecordWrite, Class::Hosts, begun.elapsed());
-        if let (Some(bytes), Some(pack)) = (&commit.pack, &commit.pin.pack) {
-            match PackHead::parse(bytes, bytes.len() as u64) {
-                Ok(head) => {
-                    self.packs_on_disk.keep(&Root(pack.root), &bytes[..PackHead::BYTES], &bytes[head.index.start as usize..])
-                }
-                Err(error) => return Err(StoreError::BadPin(format!("its pack cannot be read: {error}"))),
-            }
+        if let (Some(copy), Some(pack)) = (commit.pack, &commit.pin.pack) {
+            self.clone().keep_index(Root(pack.root), copy).await?;
         }
         self.adopt(commit.key, FIRST_VERSION, body, commit.durability).await
+    }
+
+    async fn keep_index(self: Arc<Self>, root: Root, copy: PackCopy) -> Result<(), StoreError> {
+        let keep = move || match copy {
+            PackCopy::Whole(bytes) => {
+                let head = PackHead::parse(&bytes, bytes.len() as u64).map_err(bad_pack)?;
+                self.packs_on_disk.keep(&root, &bytes[..PackHead::BYTES], &bytes[head.index.start as usize..]);
+                Ok(())
+            }
+            PackCopy::Index(new) => {
+                // The hosts have it, too: it is fetched later.
+                if let Err(error) = self.packs_on_disk.persist(&root, new) {
+                    tracing::warn!(%error, pack = %root, "a pack index could not be kept on this node's disk");
+                }
+                Ok(())
+            }
+        };
+        tokio::task::spawn_blocking(keep).await.expect("keeping an index does not panic")
     }
 
     /// Takes a pin that is at its quorum into the catalog.
@@ -206,7 +253,7 @@ impl Inner {
         let inner = self.clone();
         let inserted = tokio::task::spawn_blocking(move || {
             let number = inner.catalog.insert(&key, version, complete, &body, &pin.names())?;
-            Ok::<_, StoreError>((CatalogPin { number, key, version, complete, indexed: false, body }, pin))
+            Ok::<_, StoreError>((CatalogPin { number, key, version, complete, blocks_in: BlocksIn::Nowhere, body }, pin))
         });
         let (row, pin) = inserted.await.expect("the catalog does not panic")?;
         if !complete {
@@ -229,18 +276,38 @@ impl Inner {
 
     /// Takes a pin out of the catalog and out of memory.
     pub async fn forget(self: &Arc<Self>, key: &str, pin: &Pin) -> Result<(), StoreError> {
+        let heir = self.hand_on_blocks(key, pin)?;
         self.catalog.remove(key, &pin.names())?;
         self.unindexed.lock().expect("no panic under this lock").remove(key);
+        self.own_index.lock().expect("no panic under this lock").remove(key);
         self.pins.invalidate(key).await;
         // What the pin alone kept alive must not be served out of memory.
         self.unpins.fetch_add(1, Ordering::Release);
         self.located.clear();
         self.nodes.invalidate_all();
         self.heads.invalidate_all();
-        if let Some(pack) = &pin.pack {
+        if let Some(pack) = pin.pack.as_ref().filter(|_| heir == Heir::None) {
             self.packs.invalidate(&Root(pack.root)).await;
             self.packs_on_disk.forget(&Root(pack.root));
         }
         Ok(())
+    }
+
+    /// A pack's blocks are in the catalog under one of its pins. Before that pin goes, another one takes them over: looked
+    /// into as it is until the background has indexed it.
+    fn hand_on_blocks(&self, key: &str, pin: &Pin) -> Result<Heir, StoreError> {
+        let Some(pack) = &pin.pack else { return Ok(Heir::None) };
+        let others = self.catalog.by_root(&pack.root)?.into_iter().filter(|other| other.key != key);
+        let has_it =
+            |other: &CatalogPin| Pin::decode(&other.body).is_ok_and(|pin| pin.pack.is_some_and(|its| its.root == pack.root));
+        let Some(mut heir) = others.into_iter().find(has_it) else { return Ok(Heir::None) };
+        let carries = self.catalog.by_key(key)?.is_some_and(|row| row.blocks_in != BlocksIn::OtherPin);
+        if carries && heir.blocks_in == BlocksIn::OtherPin {
+            heir.blocks_in = BlocksIn::Nowhere;
+            self.catalog.set_blocks_in(&heir.key, BlocksIn::Nowhere)?;
+            self.unindexed.lock().expect("no panic under this lock").insert(heir.key.clone(), heir);
+            self.upkeep.something_to_index.notify_one();
+        }
+        Ok(Heir::Some)
     }
 }

@@ -8,13 +8,14 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::{Bytes, BytesMut};
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 
 use crate::measure::{Tier, Trace};
-use crate::renter::{Expect, Renter, SlabRef};
+use crate::renter::{Expect, Proof, Renter, SlabRef};
 use crate::sector::{Root, SECTOR_BYTES};
 use crate::tree::pack::SkyfileRef;
 
@@ -75,6 +76,12 @@ impl Content {
         }
         let roots = skyfile.roots.as_chunks().0.iter().map(|root| Root(*root)).collect();
         Some(Content::in_slabs(Root(skyfile.root), skyfile.size, skyfile.k, skyfile.m, roots))
+    }
+
+    /// The slab that a range lies in, and where; `None` if it lies in several, or in none.
+    fn slab_of(&self, range: &Range<u64>) -> Option<(SlabRef, Range<u64>)> {
+        let Place::Slabs { k, m, roots } = &self.place else { return None };
+        slab_of((*k, *m, roots), self.size, range).filter(|_| range.end <= self.size)
     }
 
     /// The slabs of a large content, in order. Empty for a small one.
@@ -175,6 +182,35 @@ impl Contents {
         Ok(body.slice((range.start - wanted.start) as usize..(range.end - wanted.start) as usize))
     }
 
+    /// All of an extent that `prove` can tell right from wrong. Where one read of one slab gives it, the proof stands in for
+    /// the pieces' own trees: each byte is hashed once. [`Proof::Missing`] leaves the proof to the caller.
+    pub async fn body_proved(
+        &self,
+        extent: &Extent,
+        prove: &(dyn Fn(&[u8]) -> bool + Send + Sync),
+        trace: &Arc<Trace>,
+    ) -> Result<(Bytes, Proof), StoreError> {
+        let (content, range) = (&extent.content, extent.start..extent.start + extent.length);
+        let slab = content.slab_of(&range).filter(|_| extent.length <= UNIT_BYTES && extent.length > 0);
+        let Some((slab, in_slab)) = slab else {
+            let reads = self.cut(extent, 0..extent.length, Position::Later);
+            let reads = reads.into_iter().map(|range| self.body(extent, range, trace));
+            let mut parts: Vec<Bytes> = futures::future::try_join_all(reads).await?;
+            let body = if parts.len() == 1 { parts.swap_remove(0) } else { parts.concat().into() };
+            return Ok((body, Proof::Missing));
+        };
+        let proof = AtomicBool::new(false);
+        let fetch = async {
+            let read = self.renter.read_slab_proved(&slab, in_slab, prove, trace).await;
+            let (body, given) = read.map_err(StoreError::of_pinned)?;
+            proof.store(given == Proof::Given, Ordering::Relaxed);
+            Ok(body)
+        };
+        let body = self.joined_by(content, range, fetch, trace).await?;
+        let proof = if proof.load(Ordering::Relaxed) { Proof::Given } else { Proof::Missing };
+        Ok((body, proof))
+    }
+
     /// `range` of `extent` if it lies within one unit that is in memory.
     pub fn body_at_hand(&self, extent: &Extent, range: &Range<u64>, trace: &Trace) -> Option<Bytes> {
         let unit = unit_of(range.start, UNIT_BYTES, extent.length);
@@ -187,8 +223,18 @@ impl Contents {
         Some(body)
     }
 
-    /// One fetch for all who ask for these bytes at the same time; kept if bodies are kept.
     async fn joined(&self, content: &Content, range: Range<u64>, trace: &Arc<Trace>) -> Result<Bytes, StoreError> {
+        self.joined_by(content, range.clone(), self.fetch(content, range, trace), trace).await
+    }
+
+    /// One fetch for all who ask for these bytes at the same time; kept if bodies are kept.
+    async fn joined_by(
+        &self,
+        content: &Content,
+        range: Range<u64>,
+        fetch: impl Future<Output = Result<Bytes, StoreError>>,
+        trace: &Arc<Trace>,
+    ) -> Result<Bytes, StoreError> {
         let key = Key { root: content.root, offset: range.start, length: (range.end - range.start) as u32 };
         if self.keep
             && let Some(body) = self.bodies.get(&key)
@@ -196,7 +242,6 @@ impl Contents {
             trace.body(Tier::Memory, body.len() as u64);
             return Ok(body);
         }
-        let fetch = self.fetch(content, range, trace);
         let body = self.bodies.get_or_insert_async(&key, fetch).await?;
         // Whether fetched here or joined while under way: from hosts.
         trace.body(Tier::Hosts, body.len() as u64);
@@ -205,26 +250,28 @@ impl Contents {
 
     /// Index bytes: read in pages, since the nodes of a DAG stand side by side in its pack and are wanted together.
     pub async fn index_bytes(&self, content: &Content, range: Range<u64>, trace: &Arc<Trace>) -> Result<Bytes, StoreError> {
-        let mut found = Vec::new();
-        let mut at = range.start;
-        while at < range.end {
-            let page = unit_of(at, PAGE_BYTES, content.size);
-            if page.is_empty() {
-                return Err(StoreError::BadPin(format!("bytes {range:?} lie outside a skyfile of {} bytes", content.size)));
-            }
-            let end = range.end.min(page.end);
-            let fetch = async {
-                trace.index_from_hosts();
-                self.fetch(content, page.clone(), trace).await
-            };
-            let bytes = self.pages.get_or_insert_async(&key(content, 0, &page), fetch).await?;
-            found.push(bytes.slice((at - page.start) as usize..(end - page.start) as usize));
-            at = end;
+        if range.end > content.size {
+            return Err(StoreError::BadPin(format!("bytes {range:?} lie outside a skyfile of {} bytes", content.size)));
         }
-        if found.len() == 1 {
-            return Ok(found.swap_remove(0));
-        }
-        Ok(found.concat().into())
+        let pages =
+            (range.start / PAGE_BYTES..range.end.div_ceil(PAGE_BYTES)).map(|page| self.page(content, page * PAGE_BYTES, trace));
+        let pages = futures::future::try_join_all(pages).await?;
+        let cut = |(page, start): (&Bytes, u64)| {
+            let end = start + page.len() as u64;
+            page.slice((range.start.max(start) - start) as usize..(range.end.min(end) - start) as usize)
+        };
+        let starts = (range.start / PAGE_BYTES..).map(|page| page * PAGE_BYTES);
+        let mut parts: Vec<Bytes> = pages.iter().zip(starts).map(cut).collect();
+        Ok(if parts.len() == 1 { parts.swap_remove(0) } else { parts.concat().into() })
+    }
+
+    async fn page(&self, content: &Content, start: u64, trace: &Arc<Trace>) -> Result<Bytes, StoreError> {
+        let page = unit_of(start, PAGE_BYTES, content.size);
+        let fetch = async {
+            trace.index_from_hosts();
+            self.fetch(content, page.clone(), trace).await
+        };
+        self.pages.get_or_insert_async(&key(content, 0, &page), fetch).await
     }
 
     /// Keeps the first pages of a content that came whole with another read, so that its nodes, which stand first, are not
@@ -268,19 +315,14 @@ impl Contents {
         trace: &Arc<Trace>,
     ) -> Result<Bytes, StoreError> {
         let slab_bytes = u64::from(k) * SECTOR_BYTES as u64;
-        let pieces = usize::from(k) + usize::from(m);
         let mut parts = Vec::new();
         let mut at = range.start;
         while at < range.end {
-            let index = at / slab_bytes;
-            let end = range.end.min((index + 1) * slab_bytes);
-            let first = index as usize * pieces;
-            let Some(roots) = roots.get(first..first + pieces) else {
+            let end = range.end.min((at / slab_bytes + 1) * slab_bytes);
+            let Some(part) = slab_of((k, m, roots), content.size, &(at..end)) else {
                 return Err(StoreError::BadPin("fewer piece roots than the skyfile's size asks for".to_owned()));
             };
-            let content_len = (content.size - index * slab_bytes).min(slab_bytes);
-            let slab = SlabRef { k, m, roots: roots.into(), content_len };
-            parts.push((slab, at - index * slab_bytes..end - index * slab_bytes));
+            parts.push(part);
             at = end;
         }
         let reads = parts.iter().map(|(slab, range)| self.renter.read_slab(slab, range.clone(), trace));
@@ -292,6 +334,17 @@ impl Contents {
         found.iter().for_each(|part| joined.extend_from_slice(part));
         Ok(joined.freeze())
     }
+}
+
+fn slab_of((k, m, roots): (u8, u8, &Arc<[Root]>), size: u64, range: &Range<u64>) -> Option<(SlabRef, Range<u64>)> {
+    let slab_bytes = u64::from(k) * SECTOR_BYTES as u64;
+    let pieces = usize::from(k) + usize::from(m);
+    let index = range.start / slab_bytes;
+    let start = index * slab_bytes;
+    let roots = roots.get(index as usize * pieces..(index as usize + 1) * pieces)?;
+    let content_len = size.saturating_sub(start).min(slab_bytes);
+    let slab = SlabRef { k, m, roots: roots.into(), content_len };
+    (range.end <= start + slab_bytes).then_some((slab, range.start - start..range.end - start))
 }
 
 /// A cache bounded in bytes. What it evicts is freed at once: the bodies are the bulk of the process's memory.

@@ -238,7 +238,7 @@ impl Inner {
                 stretches.push(Stretch { bytes: 0..u64::MAX, reason });
                 continue;
             }
-            let blocks = self.denied_blocks(&open);
+            let blocks = self.denied_blocks(&open, trace).await?;
             let first = blocks.first().map(|(_, reason)| reason.clone());
             for (multihash, reason) in blocks {
                 self.stretches_below(&open, root, (multihash, reason), &mut stretches, trace).await?;
@@ -252,11 +252,19 @@ impl Inner {
 
     /// The blocks of a pin that are denied. Of blocks whose digest has not 32 bytes a pack keeps no CID: they come by import,
     /// which makes no skyfile but the pack.
-    fn denied_blocks(&self, open: &OpenPin) -> Vec<(Multihash, Reason)> {
+    async fn denied_blocks(&self, open: &OpenPin, trace: &Arc<Trace>) -> Result<Vec<(Multihash, Reason)>, StoreError> {
         let in_pin = open.pin.rows.iter().filter_map(|row| Multihash::from_bytes(row.multihash_bytes()).ok());
-        let rows = open.pack().into_iter().flat_map(|pack| pack.index.rows());
-        let in_pack = rows.filter_map(|row| Multihash::wrap(row.code.into(), &row.key).ok());
-        in_pin.chain(in_pack).filter_map(|hash| self.denied.allow_hash(&hash).err().map(|reason| (hash, reason))).collect()
+        let mut found: Vec<_> =
+            in_pin.filter_map(|hash| self.denied.allow_hash(&hash).err().map(|reason| (hash, reason))).collect();
+        if let Some(pack) = open.pack() {
+            let look = |key: &[u8; 32], code: u32| {
+                let hash = Multihash::wrap(code.into(), key).ok();
+                found.extend(hash.and_then(|hash| self.denied.allow_hash(&hash).err().map(|reason| (hash, reason))));
+                Ok(())
+            };
+            self.each_key_of_pack(pack, trace, look).await?;
+        }
+        Ok(found)
     }
 
     /// Where the files lie that hold a denied block, by the skyfile's own list. A block that stands in several files has one
@@ -304,7 +312,9 @@ impl Inner {
         if cid.codec() != codec::DAG_PB {
             return Ok((Vec::new(), reason));
         }
-        let Some(located) = self.find_row(open, &cid.hash().to_bytes(), cid.hash())? else { return Ok((Vec::new(), reason)) };
+        let Some(located) = self.find_row(open, &cid.hash().to_bytes(), cid.hash(), trace).await? else {
+            return Ok((Vec::new(), reason));
+        };
         let block = self.assemble_index(&located, trace).await?;
         let below = |name: &[u8]| {
             let name = String::from_utf8_lossy(name);
@@ -343,7 +353,7 @@ impl Inner {
                 stretches.push(Stretch { bytes: 0..u64::MAX, reason });
                 return Ok(());
             }
-            let Some(located) = self.find_row(open, &multihash.to_bytes(), &multihash)? else { continue };
+            let Some(located) = self.find_row(open, &multihash.to_bytes(), &multihash, trace).await? else { continue };
             if let Some(bytes) = located.stretch_of(root) {
                 stretches.push(Stretch { bytes, reason: reason.clone() });
                 continue;

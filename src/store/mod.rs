@@ -17,6 +17,7 @@ pub mod catalog;
 mod commit;
 mod content;
 mod denied;
+mod pack_rows;
 mod packs;
 mod pin;
 mod sectors;
@@ -47,8 +48,9 @@ pub use crate::renter::{Completion, Written};
 pub use blocklist::{BLOCKLIST_CHANGES_MAX, BLOCKLIST_MAX, Blocked};
 pub use blocks::BLOCK_BYTES_MAX;
 pub use catalog::{CatalogError, PinRow as CatalogPin};
-pub use commit::{Commit, Durability, UnpinRoot, Unpinned, Whose};
-pub use pin::{NewPin, PIN_ROW_DATA_MAX, PIN_ROWS_MAX, Pin, PinRow, pin_key};
+pub use commit::{Commit, Durability, PackCopy, UnpinRoot, Unpinned, Whose};
+pub use packs::NewPackIndex;
+pub use pin::{ImportCounts, NewPin, PIN_ROW_DATA_MAX, PIN_ROWS_MAX, Pin, PinRow, pin_key};
 pub use sectors::{ProvedSlice, SkyfileHealth};
 pub use skyfiles::OpenSkyfile;
 pub use stream::{BodyStream, FileSource};
@@ -176,6 +178,9 @@ struct Inner {
     health_looks: Semaphore,
     /// Pins whose blocks are not all in the catalog's table yet: looked into one by one.
     unindexed: Mutex<BTreeMap<String, catalog::PinRow>>,
+    /// Pins of so many blocks that their packs' own indexes are looked into instead of the catalog's table.
+    own_index: Mutex<BTreeMap<String, catalog::PinRow>>,
+    scratch: PathBuf,
     upkeep: upkeep::Upkeep,
 }
 
@@ -196,6 +201,8 @@ impl Store {
         let catalog = catalog::Catalog::open(&options.folder)?;
         let packs_on_disk =
             packs::PacksOnDisk::open(&options.folder.join("packs")).map_err(|error| CatalogError::from(redb::Error::Io(error)))?;
+        let scratch = options.folder.join("scratch");
+        std::fs::create_dir_all(&scratch).map_err(redb::Error::Io)?;
         let all = options.metadata_bytes;
         let rest = all - all / LOCATED_SHARE - all / PINS_SHARE - all / PACKS_SHARE - all / HEADS_SHARE;
         let weight = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
@@ -214,7 +221,7 @@ impl Store {
                 .build(),
             packs: Cache::builder()
                 .max_capacity(all / PACKS_SHARE)
-                .weigher(move |_, pack: &Arc<blocks::OpenPack>| weight(pack.index.memory_bytes()))
+                .weigher(move |_, pack: &Arc<blocks::OpenPack>| weight(pack.rows.memory_bytes()))
                 .build(),
             heads: Cache::builder()
                 .max_capacity(all / HEADS_SHARE)
@@ -223,6 +230,8 @@ impl Store {
             asks: Semaphore::new(ASKS_AT_ONCE_MAX),
             health_looks: Semaphore::new(HEALTH_LOOKS_MAX),
             unindexed: Mutex::new(BTreeMap::new()),
+            own_index: Mutex::new(BTreeMap::new()),
+            scratch,
             upkeep: upkeep::Upkeep::default(),
             renter,
             records,

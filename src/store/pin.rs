@@ -36,6 +36,18 @@ pub struct Pin {
     pub rows: Vec<PinRow>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     idem: Option<serde_bytes::ByteBuf>,
+    /// Of an imported CAR.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub import: Option<ImportCounts>,
+}
+
+/// What an import counted: for whoever sends it again with the same idempotency key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImportCounts {
+    /// Different blocks.
+    pub blocks: u64,
+    /// Different blocks that were linked to and did not come.
+    pub missing: u64,
 }
 
 /// Where one block's bytes are: in the row itself, or `pre || range of a skyfile || suf`.
@@ -110,6 +122,7 @@ impl Pin {
             skyfiles: new.skyfiles,
             rows: new.rows,
             idem: new.idem.map(|hash| hash.to_vec().into()),
+            import: None,
         }
     }
 

@@ -14,7 +14,7 @@ use crate::records::{Extent, Group, Kind, Record};
 use crate::renter::{Completion, Expect};
 use crate::sector::Root;
 
-use super::catalog::PinRow;
+use super::catalog::{BlocksIn, PinRow};
 use super::commit::Durability;
 use super::content::Content;
 use super::{Inner, Pin, Store, StoreError};
@@ -27,6 +27,13 @@ const REBUILD_AGAIN_AFTER: Duration = Duration::from_secs(5);
 const COMPLETE_AGAIN_AFTER: Duration = Duration::from_secs(60);
 /// Pins looked at in one step of a round.
 const PAGE_PINS: usize = 256;
+/// A pack of so many blocks is looked up in its own index, which is on this node's disk already: in the table of blocks each
+/// row takes some 2 us and 50 bytes more.
+const OWN_INDEX_ROWS_MIN: u64 = 1 << 20;
+/// So many such packs: a block that is nowhere costs a look into each, a few microseconds. Those beyond go into the table.
+const OWN_INDEX_PINS_MAX: usize = 128;
+/// Keys read of a pack before they go into the table.
+const INDEX_KEYS_AT_ONCE: usize = 20_000;
 
 /// Signals to the background tasks.
 #[derive(Default)]
@@ -226,20 +233,68 @@ impl Inner {
             let Some(last) = rows.last() else { return };
             from = last.number + 1;
             let mut unindexed = self.unindexed.lock().expect("no panic under this lock");
-            unindexed.extend(rows.into_iter().filter(|row| !row.indexed).map(|row| (row.key.clone(), row)));
+            let mut own_index = self.own_index.lock().expect("no panic under this lock");
+            for row in rows {
+                match row.blocks_in {
+                    BlocksIn::Nowhere => drop(unindexed.insert(row.key.clone(), row)),
+                    BlocksIn::OwnIndex => drop(own_index.insert(row.key.clone(), row)),
+                    BlocksIn::Table | BlocksIn::OtherPin => {}
+                }
+            }
         }
     }
 
     async fn index_pin(self: Arc<Self>, row: &PinRow) -> Result<(), StoreError> {
-        let open = self.open_pin(&row.key, &row.body, &Trace::new()).await?;
+        let trace = Trace::new();
+        let pin = Pin::decode(&row.body)?;
+        if pin.rows.is_empty()
+            && let Some(pack) = &pin.pack
+            && self.carried_by_another(&row.key, &pack.root)?
+        {
+            return Ok(self.catalog.set_blocks_in(&row.key, BlocksIn::OtherPin)?);
+        }
+        let mut open = self.open_pin(&row.key, &row.body, &trace).await?;
+        if let (Some(pack), Some(at)) = (open.pack(), &pin.pack)
+            && !pack.rows.is_local()
+        {
+            self.fetch_index_file(&Root(at.root), pack, &trace).await?;
+            self.packs.invalidate(&Root(at.root)).await;
+            open = self.open_pin(&row.key, &row.body, &trace).await?;
+        }
+        let row_count = open.pack().map_or(0, |pack| pack.rows.row_count());
+        if row_count >= OWN_INDEX_ROWS_MIN && self.own_index.lock().expect("no panic under this lock").len() < OWN_INDEX_PINS_MAX {
+            self.catalog.set_blocks_in(&row.key, BlocksIn::OwnIndex)?;
+            self.own_index.lock().expect("no panic under this lock").insert(row.key.clone(), row.clone());
+            return Ok(());
+        }
         let row = row.clone();
-        let work = tokio::task::spawn_blocking(move || {
-            let of_rows = open.pin.rows.iter().filter_map(|row| Multihash::from_bytes(row.multihash_bytes()).ok());
-            let of_rows = of_rows.filter_map(|multihash| crate::tree::pack::block_key(&multihash));
-            let of_pack = open.pack().into_iter().flat_map(|pack| pack.index.rows().map(|row| row.key));
-            self.catalog.index_blocks(&row.key, row.number, of_rows.chain(of_pack))
-        });
-        Ok(work.await.expect("the catalog does not panic")?)
+        let work = tokio::task::spawn_blocking(move || self.put_in_table(&row, &open));
+        work.await.expect("the catalog does not panic")
+    }
+
+    /// Whether the blocks of this pack are in the catalog under another pin.
+    fn carried_by_another(&self, key: &str, pack_root: &[u8; 32]) -> Result<bool, StoreError> {
+        let carries = |row: &PinRow| {
+            row.key != key
+                && matches!(row.blocks_in, BlocksIn::Table | BlocksIn::OwnIndex)
+                && Pin::decode(&row.body).is_ok_and(|pin| pin.pack.is_some_and(|pack| pack.root == *pack_root))
+        };
+        Ok(self.catalog.by_root(pack_root)?.iter().any(carries))
+    }
+
+    fn put_in_table(&self, row: &PinRow, open: &super::blocks::OpenPin) -> Result<(), StoreError> {
+        let of_rows = open.pin.rows.iter().filter_map(|row| Multihash::from_bytes(row.multihash_bytes()).ok());
+        let mut keys: Vec<[u8; 32]> = of_rows.filter_map(|multihash| crate::tree::pack::block_key(&multihash)).collect();
+        if let Some(pack) = open.pack() {
+            pack.rows.each_local_key(|key, _| {
+                keys.push(*key);
+                if keys.len() < INDEX_KEYS_AT_ONCE {
+                    return Ok(());
+                }
+                Ok(self.catalog.index_some(row.number, keys.drain(..))?)
+            })?;
+        }
+        Ok(self.catalog.index_blocks(&row.key, row.number, keys.into_iter())?)
     }
 
     async fn keep_flushing(self: Arc<Self>) {

@@ -27,7 +27,7 @@ pub mod zip;
 use std::borrow::Cow;
 
 pub use hamt::{Shard, ShardItem, ShardNode};
-pub use node::{DirNode, FileChild, FileNode, FilePart, TreeNode, parse_node};
+pub use node::{DirNode, FileChild, FileNode, FilePart, TreeNode, fuzz, parse_node};
 pub use unixfs::{Kind, Mtime, UnixFs};
 
 /// Largest block that is parsed as a node. Blocks above 2 MiB do not travel between IPFS nodes; twice that leaves room for

@@ -210,6 +210,35 @@ fn malformed(why: &'static str) -> TreeError {
     TreeError::malformed(FORMAT, why)
 }
 
+/// A foreign block as dag-pb with UnixFS in it: parts of a file, names of a directory, slots of a shard. Nothing here may
+/// panic, and nothing costs more than the block has bytes.
+pub fn fuzz(bytes: &[u8]) {
+    let block = Bytes::copy_from_slice(bytes);
+    if let Ok(node) = dagpb::decode(&block) {
+        let again = Bytes::from(dagpb::encode(&node));
+        assert_eq!(dagpb::decode(&again).as_ref(), Ok(&node));
+    }
+    match parse_node(&crate::address::cid_v1(codec::DAG_PB, [0; 32]), &block) {
+        Ok(TreeNode::File(file)) => {
+            let count = file.parts(0..file.size).count();
+            assert!(count <= file.children.len() + 1);
+            let _ = file.parts(file.size / 3..file.size / 2).count();
+        }
+        Ok(TreeNode::Dir(dir)) => dir.links().iter().for_each(|link| assert!(dir.lookup(&link.name).is_some())),
+        Ok(TreeNode::Shard(shard)) => {
+            assert_eq!(shard.items().count(), shard.len());
+            for depth in [0, 1, 7, 20, 64, u32::MAX] {
+                let _ = (shard.lookup(b"name", depth), shard.check_depth(depth));
+            }
+            let _ = shard.check_below(&shard);
+            shard.used_slots().for_each(|slot| {
+                let _ = shard.trail(u64::MAX, slot);
+            });
+        }
+        Ok(TreeNode::Symlink(_) | TreeNode::Raw(_) | TreeNode::Other { .. }) | Err(_) => {}
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -436,5 +465,22 @@ mod tests {
             }).sum();
             prop_assert_eq!(total, (start + len).min(node.size).saturating_sub(start));
         }
+    }
+
+    #[test]
+    fn fuzz_corpus() {
+        use crate::tree::test_dag::{TestDag, pb_block, shard_block};
+        use crate::tree::unixfs::{Kind, UnixFs};
+        let mut dag = TestDag::default();
+        let leaf = dag.raw(b"leaf");
+        let file = UnixFs { filesize: Some(8), blocksizes: vec![4, 4], mode: Some(0o644), ..UnixFs::new(Kind::File) };
+        let corpus = [
+            pb_block(&file, &[("", leaf), ("", leaf)]),
+            pb_block(&UnixFs::new(Kind::Directory), &[("a", leaf), ("b", leaf)]),
+            shard_block(256, &[(3, "name", leaf), (200, "other", leaf)]),
+            shard_block(8, &[(1, "", dag.dir(&[])), (7, "x", leaf)]),
+            pb_block(&UnixFs { data: Some(Bytes::from_static(b"../target")), ..UnixFs::new(Kind::Symlink) }, &[]),
+        ];
+        crate::address::test_shared::fuzz_around(fuzz, &corpus, 700);
     }
 }

@@ -15,6 +15,10 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize, Serializer};
 use thiserror::Error;
 
+mod large;
+
+pub use large::{LargeRow, PackDirectory, PackStream, RowCheck, RowSearch, SearchStep, range_row};
+
 use super::build::{LeafRow, NodeBlock};
 use super::car::{CarError, V2_PREFIX_BYTES, V2Header, encode_v1_header, frame_bytes, put_varint};
 use crate::address::{Cid, Multihash, hash};
@@ -31,8 +35,10 @@ const INDEX_VERSION: u32 = 1;
 const HEADER_BYTES: usize = 32;
 const FIRST_BYTE_TABLE_BYTES: usize = 256 * 4;
 const ROWS_AT: usize = HEADER_BYTES + FIRST_BYTE_TABLE_BYTES;
-const ROW_BYTES: usize = 64;
-const KEY_BYTES: usize = 36;
+/// Bytes of a row of an index.
+pub const ROW_BYTES: usize = 64;
+/// Bytes of a [`Key`].
+pub const KEY_BYTES: usize = 36;
 const SKYFILE_BYTES: usize = 56;
 const PIECE_ROOT_BYTES: usize = 32;
 
@@ -206,11 +212,11 @@ impl SkyfileRef {
 /// What rows are sorted by: 32 bytes of digest (or its stand-in), then the multihash code, big-endian so that comparing the
 /// bytes compares the number.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-struct Key([u8; KEY_BYTES]);
+pub struct Key(pub [u8; KEY_BYTES]);
 
 impl Key {
     /// `None` for what no pack holds: identity hashes (the CID has the bytes), and codes above 32 bits (no such hash is known).
-    fn of(multihash: &Multihash) -> Option<Key> {
+    pub fn of(multihash: &Multihash) -> Option<Key> {
         let code = u32::try_from(multihash.code()).ok()?;
         if multihash.code() == hash::IDENTITY {
             return None;
@@ -497,22 +503,28 @@ impl PackBuilder {
         for skyfile in skyfiles {
             skyfile.put(&mut table)?;
         }
-        put_varint(out, INDEX_CODEC);
-        out.extend_from_slice(&INDEX_VERSION.to_le_bytes());
-        out.extend_from_slice(&row_count.to_le_bytes());
-        out.extend_from_slice(&skyfile_count.to_le_bytes());
-        out.extend_from_slice(&(extras.bytes.len() as u32).to_le_bytes());
-        out.extend_from_slice(&(table.len() as u64).to_le_bytes());
-        out.extend_from_slice(&[0; 8]);
-        let mut sum = 0;
-        for count in counts {
-            sum += count;
-            out.extend_from_slice(&sum.to_le_bytes());
-        }
+        put_index_start(out, skyfile_count, extras.bytes.len() as u32, table.len() as u64, &counts);
+        debug_assert_eq!(counts.iter().sum::<u32>(), row_count);
         out.extend_from_slice(&row_bytes);
         out.extend_from_slice(&table);
         out.extend_from_slice(&extras.bytes);
         Ok(())
+    }
+}
+
+/// Appends what stands before the rows of an index. `counts` are the rows of each first byte.
+fn put_index_start(out: &mut Vec<u8>, skyfile_count: u32, extras_bytes: u32, table_bytes: u64, counts: &[u32; 256]) {
+    put_varint(out, INDEX_CODEC);
+    out.extend_from_slice(&INDEX_VERSION.to_le_bytes());
+    out.extend_from_slice(&counts.iter().sum::<u32>().to_le_bytes());
+    out.extend_from_slice(&skyfile_count.to_le_bytes());
+    out.extend_from_slice(&extras_bytes.to_le_bytes());
+    out.extend_from_slice(&table_bytes.to_le_bytes());
+    out.extend_from_slice(&[0; 8]);
+    let mut sum = 0;
+    for count in counts {
+        sum += count;
+        out.extend_from_slice(&sum.to_le_bytes());
     }
 }
 
@@ -773,7 +785,7 @@ impl PackIndex {
         let mut counts = [0u32; 256];
         for row in self.raw_rows() {
             counts[usize::from(row[0])] += 1;
-            self.check_row(row, payload)?;
+            check_row(row, payload, &self.skyfiles, self.extras.len() as u64)?;
         }
         let is_sorted = self.raw_rows().windows(2).all(|pair| Key::of_row(&pair[0]).cmp(&Key::of_row(&pair[1])) == Ordering::Less);
         if !is_sorted {
@@ -788,42 +800,43 @@ impl PackIndex {
         }
         Ok(())
     }
-
-    fn check_row(&self, row: &[u8; ROW_BYTES], payload: &Range<u64>) -> Result<(), PackError> {
-        let (offset, len, extras_at) = (u64_at(row, 48), u32_at(row, 44), u32_at(row, 56));
-        let extras_len = u32::from(row[37]) + u32::from(row[38]);
-        if row[39] != 0 || u32_at(row, 60) != 0 || u64::from(u32_at(row, 32)) == hash::IDENTITY {
-            return Err(PackError::Broken("a row's zero bytes are not zero, or it is of an identity hash"));
-        }
-        match row[36] {
-            KIND_INLINE if extras_len != 0 || extras_at != 0 || u32_at(row, 40) != 0 => {
-                Err(PackError::Broken("an inline row has fields of a range"))
-            }
-            KIND_INLINE if offset < payload.start || !ends_within(offset, len, payload.end) => {
-                Err(PackError::Broken("an inline row lies outside the payload"))
-            }
-            KIND_INLINE => Ok(()),
-            KIND_RANGE => {
-                let Some(skyfile) = self.skyfiles.get(u32_at(row, 40) as usize) else {
-                    return Err(PackError::Broken("a row names a skyfile that is not in the table"));
-                };
-                if !ends_within(offset, len, skyfile.size) {
-                    return Err(PackError::Broken("a row's range ends behind its skyfile"));
-                }
-                let is_misplaced = extras_len == 0 && extras_at != 0;
-                if is_misplaced || !ends_within(u64::from(extras_at), extras_len, self.extras.len() as u64) {
-                    return Err(PackError::Broken("a row's prefix or suffix lies outside the extras"));
-                }
-                Ok(())
-            }
-            _ => Err(PackError::Broken("a row of unknown kind")),
-        }
-    }
 }
 
 impl fmt::Debug for PackIndex {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PackIndex").field("rows", &self.row_count()).field("skyfiles", &self.skyfiles.len()).finish_non_exhaustive()
+    }
+}
+
+/// That a row points into the payload, or into its skyfile and the extras.
+fn check_row(row: &[u8; ROW_BYTES], payload: &Range<u64>, skyfiles: &[SkyfileRef], extras_bytes: u64) -> Result<(), PackError> {
+    let (offset, len, extras_at) = (u64_at(row, 48), u32_at(row, 44), u32_at(row, 56));
+    let extras_len = u32::from(row[37]) + u32::from(row[38]);
+    if row[39] != 0 || u32_at(row, 60) != 0 || u64::from(u32_at(row, 32)) == hash::IDENTITY {
+        return Err(PackError::Broken("a row's zero bytes are not zero, or it is of an identity hash"));
+    }
+    match row[36] {
+        KIND_INLINE if extras_len != 0 || extras_at != 0 || u32_at(row, 40) != 0 => {
+            Err(PackError::Broken("an inline row has fields of a range"))
+        }
+        KIND_INLINE if offset < payload.start || !ends_within(offset, len, payload.end) => {
+            Err(PackError::Broken("an inline row lies outside the payload"))
+        }
+        KIND_INLINE => Ok(()),
+        KIND_RANGE => {
+            let Some(skyfile) = skyfiles.get(u32_at(row, 40) as usize) else {
+                return Err(PackError::Broken("a row names a skyfile that is not in the table"));
+            };
+            if !ends_within(offset, len, skyfile.size) {
+                return Err(PackError::Broken("a row's range ends behind its skyfile"));
+            }
+            let is_misplaced = extras_len == 0 && extras_at != 0;
+            if is_misplaced || !ends_within(u64::from(extras_at), extras_len, extras_bytes) {
+                return Err(PackError::Broken("a row's prefix or suffix lies outside the extras"));
+            }
+            Ok(())
+        }
+        _ => Err(PackError::Broken("a row of unknown kind")),
     }
 }
 
@@ -846,6 +859,46 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
 
 fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
+}
+
+/// Foreign bytes as a pack, whole and by its directory: what both take gives the same rows. Nothing here may panic.
+pub fn fuzz(bytes: &[u8]) {
+    let content = Bytes::copy_from_slice(bytes);
+    let whole = PackIndex::from_pack(&content);
+    let Ok(head) = PackHead::parse(&content, content.len() as u64) else { return };
+    let start = content.slice(head.index.start as usize..);
+    let table = PackDirectory::table(&head, &start[..start.len().min(PackDirectory::START_BYTES)]);
+    let directory =
+        table.and_then(|table| PackDirectory::parse(&head, &start, content.slice(table.start as usize..table.end as usize)));
+    if let Ok(directory) = &directory {
+        let rows = content.slice(directory.rows().start as usize..directory.rows().end as usize);
+        let mut check = directory.check_rows();
+        let right = check.push(&rows).and_then(|()| check.finish());
+        assert_eq!(right.is_ok(), whole.is_ok(), "both ways of reading take the same packs");
+        let known = rows
+            .as_chunks::<ROW_BYTES>()
+            .0
+            .iter()
+            .take(3)
+            .filter_map(|row| Multihash::wrap(u32_at(row, 32).into(), &row[..32]).ok());
+        let unknown = Multihash::wrap(hash::SHA2_256, &[7; 32]).expect("32 bytes");
+        for multihash in known.chain([unknown]) {
+            let Some(mut search) = directory.search(&multihash) else { continue };
+            let (mut step, mut steps) = (Ok(search.step()), 0);
+            while let Ok(SearchStep::Need(range)) = step {
+                steps += 1;
+                assert!(steps <= large::SEARCH_STEPS_MAX + 1, "a search ends");
+                step = search.give(&content[range.start as usize..range.end as usize]);
+            }
+            if let Ok(whole) = &whole {
+                assert_eq!(whole.lookup(&multihash).is_some(), matches!(step, Ok(SearchStep::Found(_))));
+            }
+        }
+    }
+    if let Ok(index) = &whole {
+        assert!(directory.is_ok());
+        assert_eq!(index.rows().count(), index.row_count());
+    }
 }
 
 #[cfg(test)]
@@ -1224,5 +1277,12 @@ mod tests {
         let mut varint = Vec::new();
         put_varint(&mut varint, INDEX_CODEC);
         assert_eq!(varint, INDEX_CODEC_VARINT);
+    }
+
+    #[test]
+    fn fuzz_corpus() {
+        let (upload, root) = upload(Profile::ALL[1], &site());
+        let corpus = [0, 2_000, 1 << 20].map(|room| pack(&upload, &root.cid, room).to_vec());
+        crate::address::test_shared::fuzz_around(fuzz, &corpus, 500);
     }
 }

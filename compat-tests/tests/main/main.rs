@@ -13,6 +13,7 @@ mod dnslink;
 mod faults;
 mod gateway;
 mod http2;
+mod imports;
 mod ipfs;
 mod losses;
 mod portal_api;

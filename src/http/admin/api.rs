@@ -92,19 +92,21 @@ pub async fn unpin(State(services): Shared, Path(address): Path<String>) -> Resu
     Ok(Json(json!({ "removed": removed })))
 }
 
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
+    let Some(value) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
+    match value.to_str() {
+        Ok(key) if (1..=IDEMPOTENCY_KEY_MAX).contains(&key.len()) => Ok(Some(key.to_owned())),
+        _ => Err(Refusal::BadHeader("Idempotency-Key")),
+    }
+}
+
 /// Takes an add stream in. The reply comes when the upload is acknowledged.
 pub async fn add(State(services): Shared, headers: HeaderMap, body: Body) -> Result<Json<Value>, Denied> {
     let kind = text(&headers, header::CONTENT_TYPE).and_then(|kind| kind.split(';').next()).map(str::trim);
     if !kind.is_some_and(|kind| kind.eq_ignore_ascii_case(ADD_TYPE)) {
         return Err(Refusal::BadHeader("Content-Type").into());
     }
-    let key = match headers.get(IDEMPOTENCY_KEY) {
-        None => None,
-        Some(value) => match value.to_str() {
-            Ok(key) if (1..=IDEMPOTENCY_KEY_MAX).contains(&key.len()) => Some(key.to_owned()),
-            _ => return Err(Refusal::BadHeader("Idempotency-Key").into()),
-        },
-    };
+    let key = idempotency_key(&headers)?;
     let stream = watch_upload(body.into_data_stream());
     let report = services.operations.add(stream, key).await.map_err(Refusal::from)?;
     Ok(Json(json!({
@@ -128,8 +130,9 @@ pub async fn import(
         return Err(Refusal::BadHeader("Content-Type").into());
     }
     let name = query.as_deref().and_then(|query| parameter(query, "name"));
+    let key = idempotency_key(&headers)?;
     let stream = watch_upload(body.into_data_stream());
-    let report = services.operations.import(stream, name).await.map_err(Refusal::from)?;
+    let report = services.operations.import(stream, name, key).await.map_err(Refusal::from)?;
     Ok(Json(json!({
         "roots": report.roots.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "blocks": report.blocks,

@@ -343,3 +343,30 @@ fn finish(layout: Layout, payload: &[u8], extension: Arc<[Root]>) -> Result<Skyf
         layout,
     })
 }
+
+/// Foreign bytes as a base sector: layout, metadata, fanout. Nothing here may panic.
+pub fn fuzz(bytes: &[u8]) {
+    if let Ok(layout) = Layout::decode(bytes) {
+        assert_eq!(Layout::decode(&layout.encode()), Ok(layout));
+    }
+    match parse(bytes) {
+        Ok(Parsed::Head(head)) => {
+            // Asked for as far as it can be there: a few bytes may claim a file of 2^64.
+            for index in [0, 1, head.slab_count().saturating_sub(1), head.slab_count(), u64::MAX] {
+                let _ = head.slab(index);
+            }
+        }
+        Ok(Parsed::NeedSectors(pending)) => {
+            assert!(pending.roots().len() <= bytes.len() / 32, "each sector that is asked for is named");
+            // With one sector: all of them would be 128 MiB of zeros for each input.
+            if pending.roots().len() == 1 {
+                let _ = pending.clone().complete(&[Bytes::from(vec![0; pending.bytes_of(0)])]);
+            }
+        }
+        Err(_) => {}
+    }
+    if let Ok(metadata) = super::Metadata::decode(bytes) {
+        let _ = super::validate(&metadata);
+        assert!(super::Metadata::decode(&metadata.encode()).is_ok());
+    }
+}

@@ -25,7 +25,7 @@ mod validate;
 mod tests;
 
 pub use base_sector::{
-    BuiltSkyfile, FANOUT_ROOTS_MAX, NeedSectors, Parsed, SkySlab, SkyfileHead, build_large, build_small, fits_small, parse,
+    BuiltSkyfile, FANOUT_ROOTS_MAX, NeedSectors, Parsed, SkySlab, SkyfileHead, build_large, build_small, fits_small, fuzz, parse,
     slab_bytes, slab_count,
 };
 pub use layout::{Cipher, LAYOUT_BYTES, Layout};

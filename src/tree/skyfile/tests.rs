@@ -607,3 +607,13 @@ proptest! {
         let _ = Metadata::decode(&whole.as_bytes()[..cut.min(whole.len())]);
     }
 }
+
+#[test]
+fn fuzz_corpus() {
+    let json = br#"{"filename":"a","length":3,"subfiles":{"x/y":{"filename":"x/y","len":3}},"tryfiles":["index.html"],"errorpages":{"404":"/x"}}"#;
+    let small = build_small(json, b"abc").expect("small").base;
+    let roots: Vec<_> = (0..9).map(|index| crate::sector::Root([index; 32])).collect();
+    let large = build_large(json, 5_000_000, 6, 3, &roots).expect("large").base;
+    let recursive = layout(1 << 41, 300, (1 << 41) / (6 << 22) * 9 * 32, (6, 3)).encode().to_vec();
+    crate::address::test_shared::fuzz_around(super::fuzz, &[small, large, recursive, json.to_vec()], 600);
+}
