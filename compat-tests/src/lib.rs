@@ -10,9 +10,11 @@ pub mod car;
 pub mod content;
 pub mod damage;
 mod gateway;
+pub mod ipns;
 pub mod site;
 pub mod skyfile;
 pub mod unixfs;
+pub mod verify;
 pub mod wire;
 
 use std::future::Future;

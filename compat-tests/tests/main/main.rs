@@ -6,8 +6,10 @@
 mod browser;
 mod catalog;
 mod classes;
+mod clients;
 mod command_line;
 mod crash;
+mod expectations;
 mod faults;
 mod gateway;
 mod ipfs;
