@@ -87,7 +87,7 @@ impl Plan {
 type Part = (&'static str, fn(&Plan, &mut Report));
 
 /// In the order in which they run.
-const PARTS: [Part; 9] = [
+const PARTS: [Part; 10] = [
     ("idle", adding::idle),
     ("add", adding::one_large_file),
     ("many", adding::many_small_files),

@@ -108,6 +108,13 @@ impl Browser {
         self.loaded();
     }
 
+    /// Loads the page anew, as the browser's button does, and waits for it.
+    pub fn reload(&mut self) {
+        self.events.clear();
+        self.call("Page.reload", json!({}));
+        self.loaded();
+    }
+
     fn loaded(&mut self) {
         while !self.events.iter().any(|event| event["method"] == "Page.loadEventFired") {
             let event = self.receive();

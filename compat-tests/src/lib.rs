@@ -10,10 +10,12 @@ pub mod car;
 pub mod content;
 pub mod damage;
 mod gateway;
+pub mod ipns;
 pub mod registry;
 pub mod site;
 pub mod skyfile;
 pub mod unixfs;
+pub mod verify;
 pub mod wire;
 
 use std::future::Future;

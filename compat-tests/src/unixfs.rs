@@ -1,7 +1,12 @@
 //! An importer of its own, of profile `unixfs-v1-2025`, for what the tests upload: CIDs that do not come from the code
 //! under test. Files of up to 1,024 chunks and folders of one block are enough here; the vectors check it.
 
+use std::collections::BTreeMap;
+
 use ring::digest::{SHA256, digest};
+
+use crate::car::{self, Block};
+use crate::verify::murmur3;
 
 /// Bytes of a chunk, and of a leaf.
 pub const CHUNK_BYTES: usize = 1 << 20;
@@ -20,7 +25,12 @@ pub struct Node {
 
 impl Node {
     pub fn cid(&self) -> String {
-        text(&self.cid)
+        car::text_of(&self.cid)
+    }
+
+    /// Of a block that was made elsewhere; `below_bytes` are what its links lead to.
+    pub fn of(block: &Block, below_bytes: u64) -> Node {
+        Node { cid: block.cid.clone(), tsize: block.bytes.len() as u64 + below_bytes }
     }
 }
 
@@ -31,9 +41,7 @@ pub fn file(bytes: &[u8]) -> Node {
     }
     let leaves: Vec<&[u8]> = bytes.chunks(CHUNK_BYTES).collect();
     assert!(leaves.len() <= CHILDREN_MAX, "larger than the tests need");
-    let mut data = vec![0x08, 2];
-    field(&mut data, 0x18, bytes.len() as u64);
-    leaves.iter().for_each(|leaf| field(&mut data, 0x20, leaf.len() as u64));
+    let data = file_data(leaves.iter().map(|leaf| leaf.len()));
     let links: Vec<(&str, Node)> = leaves.iter().map(|leaf| ("", raw(leaf))).collect();
     dag_pb(&links, &data)
 }
@@ -42,6 +50,40 @@ pub fn file(bytes: &[u8]) -> Node {
 pub fn folder(mut entries: Vec<(&str, Node)>) -> Node {
     entries.sort_by(|a, b| a.0.as_bytes().cmp(b.0.as_bytes()));
     dag_pb(&entries, &[0x08, 1])
+}
+
+/// A sharded folder of fanout 256, whatever its size: all its blocks, the root last.
+pub fn shard(entries: &[(&str, Node)]) -> Vec<Block> {
+    let mut blocks = Vec::new();
+    shard_at(0, entries, &mut blocks);
+    blocks
+}
+
+fn shard_at(depth: usize, entries: &[(&str, Node)], blocks: &mut Vec<Block>) -> Node {
+    let mut slots: BTreeMap<u8, Vec<(&str, Node)>> = BTreeMap::new();
+    for (name, node) in entries {
+        let slot = murmur3(name.as_bytes()).to_be_bytes()[depth];
+        slots.entry(slot).or_default().push((name, node.clone()));
+    }
+    let mut field_bits = [0_u8; 32];
+    let mut links = Vec::new();
+    for (slot, inside) in &slots {
+        field_bits[31 - usize::from(*slot) / 8] |= 1 << (slot % 8);
+        links.push(match &inside[..] {
+            [(name, node)] => (format!("{slot:02X}{name}"), node.clone()),
+            several => (format!("{slot:02X}"), shard_at(depth + 1, several, blocks)),
+        });
+    }
+    let bits: Vec<u8> = field_bits.iter().copied().skip_while(|byte| *byte == 0).collect();
+    let mut data = vec![0x08, 5, 0x12, bits.len() as u8];
+    data.extend(bits);
+    field(&mut data, 0x28, 0x22);
+    field(&mut data, 0x30, 256);
+    let links: Vec<(&str, Node)> = links.iter().map(|(name, node)| (name.as_str(), node.clone())).collect();
+    let root = Block::new(car::DAG_PB, &block(&links, &data));
+    let node = Node::of(&root, links.iter().map(|(_, node)| node.tsize).sum());
+    blocks.push(root);
+    node
 }
 
 pub fn symlink(target: &str) -> Node {
@@ -63,10 +105,18 @@ pub fn raw(bytes: &[u8]) -> Node {
 
 /// Is this the block of that CID, raw or dag-pb?
 pub fn is_block(cid_text: &str, block: &[u8]) -> bool {
-    [0x55, 0x70].iter().any(|codec| text(&cid(*codec, block)) == cid_text)
+    [0x55, 0x70].iter().any(|codec| car::text_of(&cid(*codec, block)) == cid_text)
 }
 
 fn dag_pb(links: &[(&str, Node)], data: &[u8]) -> Node {
+    let block = block(links, data);
+    assert!(block.len() <= FOLDER_BLOCK_MAX, "larger than the tests need");
+    let below = links.iter().map(|(_, node)| node.tsize).sum::<u64>();
+    Node { cid: cid(0x70, &block), tsize: block.len() as u64 + below }
+}
+
+/// A dag-pb block of any links and UnixFS data.
+pub fn block(links: &[(&str, Node)], data: &[u8]) -> Vec<u8> {
     let mut block = Vec::new();
     for (name, node) in links {
         let mut link = vec![0x0a];
@@ -83,36 +133,59 @@ fn dag_pb(links: &[(&str, Node)], data: &[u8]) -> Node {
     block.push(0x0a);
     varint(&mut block, data.len() as u64);
     block.extend_from_slice(data);
-    assert!(block.len() <= FOLDER_BLOCK_MAX, "larger than the tests need");
-    Node { cid: cid(0x70, &block), tsize: block.len() as u64 + links.iter().map(|(_, node)| node.tsize).sum::<u64>() }
+    block
+}
+
+/// UnixFS data of a file whose leaves have these lengths.
+pub fn file_data(leaves: impl Iterator<Item = usize> + Clone) -> Vec<u8> {
+    let mut data = vec![0x08, 2];
+    field(&mut data, 0x18, leaves.clone().sum::<usize>() as u64);
+    leaves.for_each(|length| field(&mut data, 0x20, length as u64));
+    data
 }
 
 /// CIDs that a dag-pb block links to, and nothing else of it: the tests walk with it.
 pub fn links_of(block: &[u8]) -> Vec<String> {
-    fields(block)
-        .filter(|(tag, _)| *tag == 0x12)
-        .filter_map(|(_, link)| fields(link).find(|(tag, _)| *tag == 0x0a).map(|(_, cid)| text(cid)))
-        .collect()
+    links(block).map(|(_, cid)| car::text_of(cid)).collect()
 }
 
-/// Length-delimited fields of a message; numbers are passed over.
-fn fields(mut message: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
-    std::iter::from_fn(move || {
-        loop {
-            let (&tag, rest) = message.split_first()?;
-            let (number, rest) = read_varint(rest)?;
-            if tag & 7 == 0 {
-                message = rest;
-                continue;
-            }
-            let (bytes, rest) = rest.split_at_checked(number as usize)?;
-            message = rest;
-            return Some((tag, bytes));
-        }
+/// Names and CIDs that a dag-pb block links to, in order.
+pub fn links(block: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+    fields(block).filter_map(|field| match field {
+        (2, Field::Bytes(link)) => Some((bytes_of(link, 2).unwrap_or_default(), bytes_of(link, 1)?)),
+        _ => None,
     })
 }
 
-fn read_varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
+/// The first field of that number, if it is one of bytes.
+pub(crate) fn bytes_of(message: &[u8], number: u64) -> Option<&[u8]> {
+    fields(message).find_map(|field| match field {
+        (found, Field::Bytes(bytes)) if found == number => Some(bytes),
+        _ => None,
+    })
+}
+
+pub(crate) enum Field<'a> {
+    Number(u64),
+    Bytes(&'a [u8]),
+}
+
+/// Fields of a message with their numbers; it ends at what is malformed.
+pub(crate) fn fields(mut message: &[u8]) -> impl Iterator<Item = (u64, Field<'_>)> {
+    std::iter::from_fn(move || {
+        let (tag, rest) = read_varint(message)?;
+        let (value, rest) = read_varint(rest)?;
+        if tag & 7 == 0 {
+            message = rest;
+            return Some((tag >> 3, Field::Number(value)));
+        }
+        let (bytes, rest) = rest.split_at_checked(value as usize)?;
+        message = rest;
+        Some((tag >> 3, Field::Bytes(bytes)))
+    })
+}
+
+pub(crate) fn read_varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
     let mut number = 0;
     for (index, byte) in bytes.iter().enumerate().take(9) {
         number |= u64::from(byte & 0x7f) << (7 * index);
@@ -127,25 +200,6 @@ fn cid(codec: u8, block: &[u8]) -> Vec<u8> {
     let mut bytes = vec![1, codec, 0x12, 32];
     bytes.extend_from_slice(digest(&SHA256, block).as_ref());
     bytes
-}
-
-/// A binary CIDv1 as text: base32, lower case, without padding.
-fn text(cid: &[u8]) -> String {
-    const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
-    let mut out = String::from("b");
-    let (mut buffer, mut bits) = (0_u32, 0);
-    for byte in cid {
-        buffer = buffer << 8 | u32::from(*byte);
-        bits += 8;
-        while bits >= 5 {
-            bits -= 5;
-            out.push(ALPHABET[(buffer >> bits & 31) as usize] as char);
-        }
-    }
-    if bits > 0 {
-        out.push(ALPHABET[(buffer << (5 - bits) & 31) as usize] as char);
-    }
-    out
 }
 
 fn field(out: &mut Vec<u8>, tag: u8, number: u64) {

@@ -56,6 +56,13 @@ pub async fn ask(base: &str, method: &str, target: &str, headers: &[&str]) -> An
     exchange(base, request(base, method, target, headers).as_bytes(), method).await
 }
 
+/// The same with a body.
+pub async fn send(base: &str, method: &str, target: &str, headers: &[&str], body: &[u8]) -> Answer {
+    let length = format!("Content-Length: {}", body.len());
+    let head = request(base, method, target, &[headers, &[length.as_str()]].concat());
+    exchange(base, &[head.as_bytes(), body].concat(), method).await
+}
+
 /// The same, when the gateway may be gone.
 pub async fn try_ask(base: &str, method: &str, target: &str, headers: &[&str]) -> io::Result<Answer> {
     try_exchange(base, request(base, method, target, headers).as_bytes(), method).await

@@ -15,7 +15,7 @@ pub async fn run(global: &Global) -> Result<(), CliError> {
     }
     let hosts = answer.get("hosts").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     let rows: Vec<Vec<String>> = hosts.iter().map(row).collect();
-    let head = ["HOST", "STATE", "USED", "FREE", "FAILURES", "WRONG PIECES", "UNDER WAY", "LATENCY MS"];
+    let head = ["HOST", "STATE", "USED", "FREE", "FAILURES", "WRONG PIECES", "UNDER WAY", "READ MS P50/P95", "WRITE MS P50/P95"];
     table(&head, &rows).iter().try_for_each(|text| line(text))?;
     for host in hosts {
         if let Some(reason) = host.get("reason").and_then(Value::as_str) {
@@ -30,8 +30,6 @@ fn row(host: &Value) -> Vec<String> {
     let size = |name: &str| number(name).map_or_else(|| "-".to_owned(), bytes);
     let count = |name: &str| number(name).map_or_else(|| "-".to_owned(), |count| count.to_string());
     let state = host.get("state").and_then(Value::as_str).map_or_else(|| "-".to_owned(), plain);
-    let latency = host.get("latency_ms").or(host.get("latency")).map(latency).filter(|text| !text.is_empty());
-    let latency = latency.unwrap_or_else(|| "-".to_owned());
     vec![
         name(host),
         state,
@@ -40,7 +38,8 @@ fn row(host: &Value) -> Vec<String> {
         count("failures"),
         count("wrong_pieces"),
         count("in_flight"),
-        latency,
+        latency(host, "get_small"),
+        latency(host, "put_small"),
     ]
 }
 
@@ -49,17 +48,13 @@ fn name(host: &Value) -> String {
     text("url").or(text("id")).unwrap_or_else(|| "-".to_owned())
 }
 
-/// Quantiles, however they are nested: `p50 0.2, p99 1.3`.
-fn latency(value: &Value) -> String {
-    match value {
-        Value::Number(number) => number.as_f64().map(|ms| format!("{ms:.1}")).unwrap_or_default(),
-        Value::Array(values) => values.iter().map(latency).filter(|text| !text.is_empty()).collect::<Vec<_>>().join("; "),
-        Value::Object(fields) => {
-            let fields = fields.iter().map(|(name, value)| (name, latency(value))).filter(|(_, text)| !text.is_empty());
-            fields.map(|(name, text)| format!("{} {text}", plain(name))).collect::<Vec<_>>().join(", ")
-        }
-        Value::String(text) => plain(text),
-        Value::Null | Value::Bool(_) => String::new(),
+/// Median and 95th percentile of small requests of one kind: what people wait for. `--json` has all kinds and sizes.
+fn latency(host: &Value, kind: &str) -> String {
+    let quantile = |name: &str| host.get("latency_ms")?.get(format!("{kind}_{name}"))?.as_f64();
+    match (quantile("p50"), quantile("p95")) {
+        (Some(middle), Some(high)) => format!("{middle:.1} / {high:.1}"),
+        (Some(one), None) | (None, Some(one)) => format!("{one:.1}"),
+        (None, None) => "-".to_owned(),
     }
 }
 
@@ -72,9 +67,9 @@ mod tests {
     #[test]
     fn a_host_has_a_row_whatever_it_leaves_out() {
         let full = json!({ "id": "i", "url": "file:/h", "state": "up", "used_bytes": 2048, "free_bytes": null, "failures": 1,
-            "wrong_pieces": 0, "in_flight": 2, "latency_ms": { "p50": 0.25, "p99": 3 } });
-        assert_eq!(row(&full), ["file:/h", "up", "2.0 KiB", "-", "1", "0", "2", "p50 0.2, p99 3.0"]);
-        assert_eq!(row(&json!({})), ["-"; 8]);
-        assert_eq!(row(&json!({ "id": "i", "latency": [{ "class": "small", "p50": 1 }] }))[7], "class small, p50 1.0");
+            "wrong_pieces": 0, "in_flight": 2, "latency_ms": { "get_small_p50": 0.25, "get_small_p95": 3, "list_small_p50": 9, "put_small_p50": 1 } });
+        assert_eq!(row(&full), ["file:/h", "up", "2.0 KiB", "-", "1", "0", "2", "0.2 / 3.0", "1.0"]);
+        assert_eq!(row(&json!({})), ["-"; 9]);
+        assert_eq!(row(&json!({ "id": "i", "latency_ms": "none" }))[7], "-");
     }
 }

@@ -79,8 +79,11 @@ async fn import(api: &Api, global: &Global, file: &Path, (name, key): (Option<&s
     } else {
         let failed = |error: std::io::Error| CliError::failed(unreadable(file, &error));
         let open = File::open(file).map_err(failed)?;
-        let length = open.metadata().map_err(failed)?.len();
-        (Box::new(open), Some(length))
+        let found = open.metadata().map_err(failed)?;
+        if found.is_dir() {
+            return Err(CliError::failed(format!("{0} is a folder: `skygate add {0}` stores it", file.display())));
+        }
+        (Box::new(open), Some(found.len()))
     };
     let bar = progress_bar(length, global.json);
     let (parts, waiting) = mpsc::channel(BLOCKS_WAITING_MAX);

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::api::{Api, encode};
 use super::output::{line, plain, table};
+use super::walk::unreadable;
 use super::{CliError, Global};
 
 /// Largest file that is read: an IPNS record has at most 10 KiB, and the gateway says so of a larger one.
@@ -49,7 +50,7 @@ async fn put(api: &Api, json: bool, file: &Path, name: Option<String>) -> Result
         Some(name) => name,
         None => name_of_file(file)?,
     };
-    let failed = |error: std::io::Error| CliError::failed(format!("{}: {error}", file.display()));
+    let failed = |error: std::io::Error| CliError::failed(unreadable(file, &error));
     let mut record = Vec::new();
     let opened = std::fs::File::open(file).map_err(failed)?;
     opened.take(FILE_BYTES_MAX).read_to_end(&mut record).map_err(failed)?;

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 
 use ::http::header::{self, HeaderMap, HeaderValue};
 use ::http::{Method, StatusCode};
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 use crate::access::is_loopback_host;
 use crate::address::domain::{HostKind, HostName, LABEL_BYTES_MAX, LabelTooLong, inline_name, label_of_cid, uninline_name};
@@ -21,6 +22,8 @@ use super::services::Services;
 
 /// A portal whether it is configured or not: browsers resolve it, and all names below it, by themselves.
 const LOOPBACK_PORTAL: &str = "localhost";
+/// What may not stand in a query.
+const IN_QUERY: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'<').add(b'>').add(b'#');
 
 /// A name that this gateway serves.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -367,13 +370,16 @@ fn one_form(ask: &Ask) -> Result<Option<Reply>, Refusal> {
         let bad = || Refusal::BadQuery("uri is an ipfs:// or ipns:// address");
         let (scheme, rest) = uri.split_once("://").ok_or_else(bad)?;
         let namespace = ["ipfs", "ipns"].into_iter().find(|known| scheme.eq_ignore_ascii_case(known)).ok_or_else(bad)?;
-        let rest = rest.split(['?', '#']).next().unwrap_or_default();
+        let rest = rest.split('#').next().unwrap_or_default();
+        let (rest, query) = rest.split_once('?').map_or((rest, None), |(rest, query)| (rest, Some(query)));
         let path = match Address::parse(&format!("/{namespace}/{rest}")).map_err(|_| bad())? {
             Address::Ipfs { path, .. } | Address::Ipns { path, .. } => path,
             Address::Skylink { .. } => return Err(bad()),
         };
         let root = rest.split('/').next().unwrap_or_default();
-        return Ok(Some(moved_to(ask, &format!("/{namespace}/{root}{}", path.encoded()))));
+        // Decoded as a parameter it may hold what no URI may.
+        let query = query.map_or_else(String::new, |query| format!("?{}", utf8_percent_encode(query, IN_QUERY)));
+        return Ok(Some(moved_to(ask, &format!("/{namespace}/{root}{}{query}", path.encoded()))));
     }
     for twice in ["/ipfs/ipfs/", "/ipns/ipns/", "/ipfs/ipns/", "/ipns/ipfs/"] {
         if let Some(rest) = ask.path.strip_prefix(twice).filter(|rest| !rest.is_empty()) {

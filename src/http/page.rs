@@ -10,7 +10,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use super::refusal::Row;
 
 /// Counts up whenever the HTML of listings changes, so that their Etags do, too.
-pub const LISTING_VERSION: &str = "1";
+pub const LISTING_VERSION: &str = "2";
 
 /// In a path all may stand as it is but what would end it or be read as an escape.
 const PATH_SET: &AsciiSet = &NON_ALPHANUMERIC
@@ -33,7 +33,7 @@ const STYLE: &str = "body{margin:0 auto;max-width:60rem;padding:1rem;font:16px/1
 h1{font-size:1.2rem;overflow-wrap:anywhere}a{color:#06c;text-decoration:none}a:hover{text-decoration:underline}\
 table{width:100%;border-collapse:collapse}td{padding:.4rem .3rem;border-top:1px solid #ddd;vertical-align:top;overflow-wrap:anywhere}\
 td:last-child,th:last-child{text-align:right;white-space:nowrap}.ipfs-hash{color:#777;font:12px monospace}th{text-align:left;padding:.3rem}\
-code,pre{background:#f3f3f3;border-radius:4px;padding:.1rem .3rem}pre{overflow-x:auto;padding:.6rem}.dim{color:#777}\
+code,pre{background:#f3f3f3;border-radius:4px;padding:.1rem .3rem}pre{overflow-x:auto;padding:.6rem}.dim,.d>a:first-child::after{color:#777}.d>a:first-child::after{content:\"/\"}\
 @media(prefers-color-scheme:dark){body{color:#ddd;background:#181818}a{color:#6af}td{border-color:#333}code,pre{background:#2a2a2a}}";
 
 /// As [`LISTING_VERSION`], of pages that show a block of data.
@@ -79,8 +79,17 @@ pub enum ListingLinks {
 pub struct ListingRow<'a> {
     pub name: &'a str,
     pub cid_text: &'a str,
+    pub looks_like: LooksLike,
     /// Cumulative size from the link; the entry itself is not fetched.
     pub size_bytes: u64,
+}
+
+/// What an entry looks like from outside. Only its block could tell for sure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LooksLike {
+    File,
+    /// Shown with a slash.
+    Folder,
 }
 
 impl ListingPage {
@@ -123,7 +132,7 @@ impl ListingPage {
         let filename = utf8_percent_encode(row.name, QUERY_SET).to_string().replace('%', "%25");
         let markup = html! {
             tr {
-                td {
+                td class=[(row.looks_like == LooksLike::Folder).then_some("d")] {
                     a href={ (self.request_path) (encoded) } { (row.name) } br;
                     @match &self.links {
                         ListingLinks::Here => {
@@ -149,8 +158,13 @@ impl ListingPage {
 
     /// Everything behind the rows.
     pub fn closing(cut: Option<&str>) -> String {
-        html! { (PreEscaped("</table>")) @if let Some(note) = cut { p class="dim" { (note) } } (PreEscaped("</body></html>\n")) }
-            .into_string()
+        html! {
+            (PreEscaped("</table>"))
+            @if let Some(note) = cut { p class="dim" { (note) } }
+            p class="dim" { "All of it: " a href="?format=tar" { "TAR" } " · " a href="?format=car" { "CAR" } }
+            (PreEscaped("</body></html>\n"))
+        }
+        .into_string()
     }
 }
 
@@ -196,7 +210,7 @@ pub fn human_size(bytes: u64) -> String {
 }
 
 /// The error page in HTML.
-pub fn error_html(row: &Row) -> String {
+pub fn error_html(row: &Row, above: Option<&str>) -> String {
     let title = error_title(row.status);
     page(
         &title,
@@ -204,8 +218,20 @@ pub fn error_html(row: &Row) -> String {
             h1 { (title) }
             p { (capitalized(&row.sentence)) "." }
             p { (row.advice) }
+            @if let Some(folder) = above { p { a href=(folder) { "The folder above" } } }
         },
     )
+}
+
+/// The folder in which `missing` was looked for, as a path: that many names fewer than were asked for.
+pub fn folder_above(path: &str, missing: &str) -> Option<String> {
+    let mut above = path.trim_end_matches('/');
+    for _ in missing.split('/').filter(|name| !name.is_empty()) {
+        above = above.rsplit_once('/')?.0.trim_end_matches('/');
+    }
+    // What begins with two slashes would be another host's address.
+    let folder = format!("{above}/");
+    (folder.starts_with('/') && !folder.starts_with("//")).then_some(folder)
 }
 
 /// The error page in plain text: the sentence first, as it is.
@@ -277,7 +303,7 @@ mod tests {
             links: ListingLinks::Here,
         };
         let mut text = page.opening();
-        page.write_row(&ListingRow { name: "file-źł.txt", cid_text: FILE, size_bytes: 34 }, &mut text);
+        page.write_row(&ListingRow { name: "file-źł.txt", cid_text: FILE, looks_like: LooksLike::File, size_bytes: 34 }, &mut text);
         text.push_str(&ListingPage::closing(None));
         for expect in [
             "Index of".to_owned(),
@@ -294,7 +320,7 @@ mod tests {
 
     #[test]
     fn links_of_listings_on_origins_of_their_own() {
-        let row = ListingRow { name: "a b", cid_text: FILE, size_bytes: 1 };
+        let row = ListingRow { name: "a b", cid_text: FILE, looks_like: LooksLike::File, size_bytes: 1 };
         let page = |namespace, root: &str, links| {
             let page = ListingPage {
                 namespace,
@@ -345,7 +371,7 @@ mod tests {
         };
         let mut text = page.opening();
         for name in ["a.txt", "<b>&\"'.html", "100%.txt", "d"] {
-            page.write_row(&ListingRow { name, cid_text: FILE, size_bytes: 1 << 20 }, &mut text);
+            page.write_row(&ListingRow { name, cid_text: FILE, looks_like: LooksLike::File, size_bytes: 1 << 20 }, &mut text);
         }
         text.push_str(&ListingPage::closing(None));
         assert!(!text.contains(">..</a>"));
@@ -368,10 +394,28 @@ mod tests {
     }
 
     #[test]
+    fn folders_above_what_is_missing() {
+        for (path, missing, expect) in [
+            ("/ipfs/C/a/b.html", "b.html", Some("/ipfs/C/a/")),
+            ("/ipfs/C/a/b/c/", "a/b/c", Some("/ipfs/C/")),
+            ("/ipfs/C/a%20b/c", "c", Some("/ipfs/C/a%20b/")),
+            ("/ipfs/C/file/", "/", Some("/ipfs/C/file/")),
+            ("/b.html", "b.html", Some("/")),
+            ("/a//b", "a/b", Some("/")),
+            ("//evil.example/x", "x", None),
+            ("/", "a", None),
+            ("", "a/b", None),
+        ] {
+            assert_eq!(folder_above(path, missing).as_deref(), expect, "{path} {missing}");
+        }
+    }
+
+    #[test]
     fn error_pages_say_what_to_do() {
         let row = Refusal::NoSuchPath { missing: "<x>".to_owned() }.row();
-        let html = error_html(&row);
+        let html = error_html(&row, Some("/a/"));
         assert!(html.contains("404 Not Found") && html.contains("&lt;x&gt;") && html.contains(row.advice));
+        assert!(html.contains("<a href=\"/a/\">") && !error_html(&row, None).contains("<a "));
         assert!(error_text(&row).starts_with("the content exists, but it has no \"<x>\"\n"));
         assert!(landing(None).len() < 4096);
     }

@@ -229,6 +229,14 @@ pub enum BodySource {
 }
 
 impl BodySource {
+    /// Bytes at the start that come out of one block, as far as it is known.
+    fn first_leaf_bytes(&self) -> u64 {
+        match self {
+            BodySource::File(file) if file.node.inline.is_empty() => file.node.children.first().map_or(u64::MAX, |child| child.len),
+            BodySource::File(_) | BodySource::Skyfile { .. } | BodySource::Block(_) => u64::MAX,
+        }
+    }
+
     fn open(&self, content: &dyn Content, range: Range<u64>, trace: &Arc<Trace>) -> BodyStream {
         match self {
             BodySource::File(file) => content.stream_file(file.clone(), range, trace.clone()),
@@ -381,7 +389,11 @@ impl Delivery<'_> {
         }
         if self.method == Method::HEAD {
             if !head.headers.contains_key(header::CONTENT_TYPE) {
-                head.headers.insert(header::CONTENT_TYPE, self.content_type(file).await?);
+                let kind = match head.status {
+                    StatusCode::PARTIAL_CONTENT => self.content_type_if_readable(file).await,
+                    _ => self.content_type(file).await?,
+                };
+                head.headers.insert(header::CONTENT_TYPE, kind);
             }
             return Ok(self.finish(head, ReplyBody::empty(), located));
         }
@@ -450,12 +462,12 @@ impl Delivery<'_> {
         if let Some(known) = file.known_type() {
             return Ok(known.clone());
         }
-        let size = file.representation.size_bytes;
+        let length = file.representation.size_bytes.min(SNIFF_BYTES).min(file.source.first_leaf_bytes());
         let apart = Trace::new();
-        let first = match size {
+        let first = match length {
             0 => Bytes::new(),
             _ => {
-                let mut chunks = file.source.open(self.services.content.as_ref(), 0..size.min(SNIFF_BYTES), &apart);
+                let mut chunks = file.source.open(self.services.content.as_ref(), 0..length, &apart);
                 chunks.next().await.transpose()?.unwrap_or_default()
             }
         };
@@ -538,10 +550,19 @@ impl std::fmt::Display for Milliseconds {
 
 /// A refusal as an error page, in HTML or text as the reader asked.
 pub fn refuse(refusal: &Refusal, method: &Method, reader: Reader) -> Reply {
+    refuse_at(refusal, method, reader, "/")
+}
+
+/// The same for what was asked under this path: a page about a missing name leads to the folder that has no such name.
+pub fn refuse_at(refusal: &Refusal, method: &Method, reader: Reader, path: &str) -> Reply {
     let row = refusal.row();
     log(refusal, row.status);
+    let above = match refusal {
+        Refusal::NoSuchPath { missing } => page::folder_above(path, missing),
+        _ => None,
+    };
     let mut reply = match reader {
-        Reader::Html => made_here(row.status, "text/html; charset=utf-8", method, page::error_html(&row)),
+        Reader::Html => made_here(row.status, "text/html; charset=utf-8", method, page::error_html(&row, above.as_deref())),
         Reader::Text => made_here(row.status, "text/plain; charset=utf-8", method, page::error_text(&row)),
         Reader::Json => {
             let text = serde_json::json!({ "message": row.sentence }).to_string() + "\n";

@@ -37,7 +37,7 @@ use super::hosts::{self, HostRules};
 use super::pace::{self, Line, Paced, Under};
 use super::page;
 use super::refusal::Refusal;
-use super::reply::{Clock, Reply, ReplyBody, made_here, refuse};
+use super::reply::{Clock, Reply, ReplyBody, made_here, refuse, refuse_at};
 use super::routing;
 use super::services::Services;
 use super::skynet;
@@ -346,7 +346,7 @@ where
         }
         _ => reply.await,
     };
-    let reply = outcome.unwrap_or_else(|refusal| refuse(&refusal, &ask.method, ask.reader));
+    let reply = outcome.unwrap_or_else(|refusal| refuse_at(&refusal, &ask.method, ask.reader, &ask.path));
     match ask.route {
         Route::Skylink | Route::Portal | Route::Landing => skynet::with_portal_headers(reply, &ask),
         Route::Ipfs | Route::Ipns | Route::Routing | Route::Unknown => gateway::with_cors(reply),

@@ -86,8 +86,9 @@ pub struct CarWalk {
     /// What [`CarStep::Need`] told.
     needed: Option<Waiting>,
     seen: Option<HashSet<[u8; 32]>>,
-    /// Nodes of files that were gone through whole; only with duplicates left out.
-    whole: HashSet<[u8; 32]>,
+    /// Nodes below which all that is wanted was told, with their codecs: the same bytes as a raw leaf lead nowhere. Only with
+    /// duplicates left out.
+    whole: HashSet<(u64, [u8; 32])>,
     blocks: u64,
 }
 
@@ -156,6 +157,9 @@ impl CarWalk {
     pub fn give(&mut self, block: &Bytes) -> Result<bool, SiteError> {
         let Some(Waiting { cid, then }) = self.needed.take() else { return Ok(false) };
         let written = self.is_written(&cid) && self.note(&cid)?;
+        if let Some(key) = self.whole_key(&cid, &then) {
+            self.whole.insert(key);
+        }
         match then {
             Then::Nothing => {}
             Then::All => {
@@ -167,12 +171,7 @@ impl CarWalk {
                 self.wait(links.into_iter().map(|cid| Waiting { cid, then: Then::All }))?;
             }
             Then::Entity(bytes) => self.open_entity(&cid, block, bytes)?,
-            Then::File { range, len } => {
-                if let Some(key) = block_key(cid.hash()).filter(|_| self.seen.is_some() && range == (0..len)) {
-                    self.whole.insert(key);
-                }
-                self.open_file(&cid, block, range)?;
-            }
+            Then::File { range, .. } => self.open_file(&cid, block, range)?,
             Then::Shard => self.open_entity(&cid, block, None)?,
         }
         Ok(written)
@@ -223,12 +222,17 @@ impl CarWalk {
     /// Was all that is wanted below this block told before? So a DAG that names one node a thousand times on each of ten
     /// levels is gone through once.
     fn is_exhausted(&self, next: &Waiting) -> bool {
-        let (Some(seen), Some(key)) = (&self.seen, block_key(next.cid.hash())) else { return false };
-        match &next.then {
-            Then::All | Then::Shard => seen.contains(&key),
-            Then::File { range, len } => *range == (0..*len) && self.whole.contains(&key),
+        self.whole_key(&next.cid, &next.then).is_some_and(|key| self.whole.contains(&key))
+    }
+
+    /// Under what a block is noted below which everything is wanted.
+    fn whole_key(&self, cid: &Cid, then: &Then) -> Option<(u64, [u8; 32])> {
+        let everything = match then {
+            Then::All | Then::Shard => true,
+            Then::File { range, len } => *range == (0..*len),
             Then::Nothing | Then::Entity(_) => false,
-        }
+        };
+        if everything && self.seen.is_some() { Some((cid.codec(), block_key(cid.hash())?)) } else { None }
     }
 
     /// Counts a block; false if it was told before and is not to be told again.
@@ -327,6 +331,19 @@ mod tests {
         let dir = dag.dir(&[("inline", inline), ("leaf", leaf)]);
         assert_eq!(walk(&dag, &[], dir, Scope::All, Dups::Kept), Ok(vec![dir, leaf]));
         assert_eq!(walk(&dag, &[], inline, Scope::All, Dups::Kept), Ok(vec![]));
+    }
+
+    /// The bytes of a node, named as a raw leaf before they are named as a node: what lies below them is told all the same.
+    #[test]
+    fn a_node_that_was_told_as_a_leaf() {
+        let mut dag = TestDag::default();
+        let leaf = dag.raw(b"leaf");
+        let node = dag.dir(&[("leaf", leaf)]);
+        let bytes = dag.block(&node);
+        let as_leaf = dag.raw(&bytes);
+        let root = dag.dir(&[("a", as_leaf), ("b", node)]);
+        assert_eq!(walk(&dag, &[], root, Scope::All, Dups::LeftOut), Ok(vec![root, as_leaf, leaf]));
+        assert_eq!(walk(&dag, &[], root, Scope::All, Dups::Kept), Ok(vec![root, as_leaf, node, leaf]));
     }
 
     /// A node that names the one below it many times, on many levels: 40^12 ways, twelve blocks.

@@ -6,10 +6,12 @@
 mod browser;
 mod catalog;
 mod classes;
+mod clients;
 mod command_line;
 mod crash;
 mod denied;
 mod dnslink;
+mod expectations;
 mod faults;
 mod gateway;
 mod http2;

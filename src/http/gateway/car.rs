@@ -223,7 +223,8 @@ fn chunks(
             }
         })
         .try_buffered(LEAVES_AHEAD_MAX);
-    let writer = Writer { blocks: blocks.boxed(), waiting: BytesMut::from(&encode_v1_header(&[root])[..]), large: None };
+    let waiting = BytesMut::from(&encode_v1_header(&[root])[..]);
+    let writer = Writer { blocks: blocks.boxed(), waiting, begun: false, large: None, missing: None };
     stream::try_unfold(writer, |mut writer| async move { Ok(writer.next().await?.map(|chunk| (chunk, writer))) })
 }
 
@@ -231,8 +232,12 @@ fn chunks(
 struct Writer {
     blocks: stream::BoxStream<'static, Result<(Cid, Bytes), StoreError>>,
     waiting: BytesMut,
+    /// Is there a block behind the header?
+    begun: bool,
     /// A block whose frame's beginning has just gone out.
     large: Option<Bytes>,
+    /// What breaks the stream off, once all before it has gone out.
+    missing: Option<StoreError>,
 }
 
 impl Writer {
@@ -240,8 +245,19 @@ impl Writer {
         if let Some(block) = self.large.take() {
             return Ok(Some(block));
         }
-        while self.waiting.len() < CHUNK_BYTES {
-            let Some((cid, block)) = self.blocks.try_next().await? else { break };
+        while self.waiting.len() < CHUNK_BYTES && self.missing.is_none() {
+            let (cid, block) = match self.blocks.try_next().await {
+                Ok(Some(block)) => block,
+                Ok(None) => break,
+                // What is here of a partial DAG is handed out, however small it is. Other failures are better told by a
+                // status, as long as they can be.
+                Err(error) if self.begun && matches!(error.cause(), StoreError::NotFound) => {
+                    self.missing = Some(error);
+                    break;
+                }
+                Err(error) => return Err(error),
+            };
+            self.begun = true;
             self.waiting.extend_from_slice(&encode_frame_start(&cid, block.len()));
             if block.len() >= CHUNK_BYTES {
                 self.large = Some(block);
@@ -249,9 +265,13 @@ impl Writer {
             }
             self.waiting.extend_from_slice(&block);
         }
-        match self.waiting.is_empty() {
-            true => Ok(None),
-            false => Ok(Some(self.waiting.split().freeze())),
+        match (self.waiting.is_empty(), self.missing.take()) {
+            (true, Some(error)) => Err(error),
+            (true, None) => Ok(None),
+            (false, missing) => {
+                self.missing = missing;
+                Ok(Some(self.waiting.split().freeze()))
+            }
         }
     }
 }

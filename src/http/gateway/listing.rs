@@ -7,13 +7,13 @@ use ::http::{Method, Response, StatusCode};
 use bytes::Bytes;
 use futures::stream::{self, StreamExt};
 
-use crate::address::Cid;
+use crate::address::{Cid, codec};
 use crate::measure::Trace;
 use crate::site::unixfs::{DirListing, ListStep};
 use crate::store::StoreError;
 
 use super::super::ask::{Ask, Place};
-use super::super::page::{LISTING_VERSION, ListingLinks, ListingPage, ListingRow};
+use super::super::page::{LISTING_VERSION, ListingLinks, ListingPage, ListingRow, LooksLike};
 use super::super::plan::{CACHE_LISTING, ascii, not_modified};
 use super::super::refusal::Refusal;
 use super::super::reply::{Clock, Reply, ReplyBody, made_here, made_on_the_way, stamp};
@@ -98,6 +98,15 @@ fn finish(status: StatusCode, headers: HeaderMap, body: ReplyBody, clock: &Clock
     reply
 }
 
+/// Told by the codec and the name alone, since entries are not fetched: a large file is a node like a folder, but most have
+/// an ending. The link is right either way.
+fn looks_like(name: &str, cid: &Cid) -> LooksLike {
+    match cid.codec() == codec::DAG_PB && crate::site::content_type::by_name(name).is_none() {
+        true => LooksLike::Folder,
+        false => LooksLike::File,
+    }
+}
+
 /// A listing on its way out. Holds one shard a level and one chunk of text.
 struct Rows {
     content: Arc<dyn Content>,
@@ -132,7 +141,9 @@ impl Rows {
                     return Ok(Some(text));
                 }
                 ListStep::Entry(entry) => {
-                    let row = ListingRow { name: &entry.name, cid_text: &entry.cid.to_string(), size_bytes: entry.tsize };
+                    let looks_like = looks_like(&entry.name, &entry.cid);
+                    let row =
+                        ListingRow { name: &entry.name, cid_text: &entry.cid.to_string(), looks_like, size_bytes: entry.tsize };
                     self.page.write_row(&row, &mut text);
                     self.written += 1;
                     if text.len() >= CHUNK_BYTES {
