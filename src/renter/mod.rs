@@ -41,6 +41,7 @@ mod memory;
 mod nodes;
 mod piece;
 pub mod place;
+pub mod policy;
 mod read;
 #[cfg(test)]
 mod sim;
