@@ -3,6 +3,8 @@
 //! Only `main`, `lib`, `node` and `cli` see this room; every other room takes a small option struct of its own. An
 //! unknown key is refused, since a misspelt limit would otherwise be no limit. Each value says why it is the default.
 
+mod hosts;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -10,6 +12,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
+
+pub use hosts::{Bucket, BucketKey, HostPlace, HostStore, TypedHost};
 
 /// Host folders of the embedded default: what 6 + 3 needs.
 pub const EMBEDDED_HOSTS: usize = 9;
@@ -66,14 +70,6 @@ pub struct TypedRedundancy {
     pub data_pieces: Option<u8>,
     pub parity_pieces: Option<u8>,
     pub allow_shared_hosts: Option<bool>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TypedHost {
-    pub url: String,
-    pub zone: Option<String>,
-    pub weight: Option<u16>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -292,15 +288,6 @@ pub enum Hosts {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HostPlace {
-    /// As written, for messages.
-    pub url: String,
-    pub folder: PathBuf,
-    pub zone: Option<String>,
-    pub weight: u16,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Names {
     pub resolver: NameResolver,
     /// Names and what they point to, without asking anybody. What they say is checked by the room that follows them.
@@ -390,8 +377,6 @@ const SPOOL_UPLOADS_DEFAULT: usize = 1024;
 /// More than an operator writes by hand; a name takes about a KiB.
 const FIXED_NAMES_MAX: usize = 10_000;
 const DNS_PORT: u16 = 53;
-/// More hosts than a placement table is tested with.
-const HOSTS_MAX: usize = 4096;
 
 impl Typed {
     /// Reads a TOML file.
@@ -410,7 +395,7 @@ impl Typed {
             }
             Hosts::Embedded
         } else {
-            Hosts::Configured(check_hosts(self.hosts, &redundancy, base)?)
+            Hosts::Configured(hosts::check(self.hosts, &redundancy, base)?)
         };
         let metadata_bytes = self.store.metadata_bytes.map_or(METADATA_BYTES_DEFAULT, |size| size.0);
         if metadata_bytes < METADATA_BYTES_MIN {
@@ -637,37 +622,6 @@ impl TypedLimits {
     }
 }
 
-fn check_hosts(hosts: Vec<TypedHost>, redundancy: &Redundancy, base: &Path) -> Result<Vec<HostPlace>, ConfigError> {
-    if hosts.len() > HOSTS_MAX {
-        return Err(invalid(format!("{} [[hosts]], at most {HOSTS_MAX}", hosts.len())));
-    }
-    let mut places: Vec<HostPlace> = Vec::with_capacity(hosts.len());
-    for host in hosts {
-        let Some(path) = host.url.strip_prefix("file:") else {
-            return Err(invalid(format!("[[hosts]] url {:?} is not known: write \"file:FOLDER\"", host.url)));
-        };
-        // `file:///srv/1` and `file:/srv/1` are the same place; `file:hosts/1` counts from the configuration file.
-        let path = if path.starts_with("///") { &path[2..] } else { path };
-        if path.is_empty() || path.starts_with("//") {
-            return Err(invalid(format!("[[hosts]] url {:?} names no folder: write \"file:FOLDER\"", host.url)));
-        }
-        let weight = host.weight.unwrap_or(1);
-        if weight == 0 {
-            return Err(invalid(format!("[[hosts]] url {:?} has weight 0: leave the host out instead", host.url)));
-        }
-        let folder = base.join(path);
-        if let Some(twice) = places.iter().find(|known| known.folder == folder) {
-            return Err(invalid(format!("[[hosts]] {:?} and {:?} are the same folder", twice.url, host.url)));
-        }
-        places.push(HostPlace { url: host.url, folder, zone: host.zone, weight });
-    }
-    let wanted = usize::from(redundancy.pieces().max(redundancy.base_copies));
-    if places.len() < wanted && redundancy.shared_hosts == SharedHosts::Refused {
-        return Err(redundancy.too_few_hosts(places.len()));
-    }
-    Ok(places)
-}
-
 fn default_data() -> Result<PathBuf, ConfigError> {
     default_data_from(std::env::var_os("XDG_DATA_HOME").map(PathBuf::from), std::env::var_os("HOME").map(PathBuf::from))
 }
@@ -693,10 +647,6 @@ mod tests {
         typed.check(flags, Path::new("/etc/skygate")).map_err(|error| error.to_string())
     }
 
-    fn nine(more: &str) -> String {
-        (1..=9).map(|i| format!("[[hosts]]\nurl = \"file:h{i}\"\n")).collect::<String>() + more
-    }
-
     #[test]
     fn nothing_written_is_the_embedded_default() {
         let checked = check("").expect("the default is right");
@@ -718,8 +668,6 @@ mod tests {
             ("[redundancy]\npreset = \"skynet\"\ndata_pieces = 3", "keep the one or the other"),
             ("[redundancy]\npreset = \"skynet\"", "allow_shared_hosts"),
             ("[redundancy]\ndata_pieces = 0", "must be 1 to 64"),
-            ("[[hosts]]\nurl = \"ftp://x\"", "file:FOLDER"),
-            ("[[hosts]]\nurl = \"file:a\"", "allow_shared_hosts"),
             ("[limits]\nconnections = 0", "nobody could connect"),
             ("[limits]\nuploads_at_once = 0", "nobody could do it"),
             ("[limits]\nslab_memory_bytes = \"1 MiB\"", "one slab at this redundancy"),
@@ -736,17 +684,6 @@ mod tests {
             let error = check(text).expect_err(text);
             assert!(error.contains(expect), "{text:?} gave {error:?}");
         }
-        let twice = nine("[[hosts]]\nurl = \"file:./h1\"\n").replace("./h1", "h1");
-        assert!(check(&twice).expect_err("twice").contains("same folder"));
-    }
-
-    #[test]
-    fn hosts_are_taken_from_the_folder_of_the_file() {
-        let checked = check(&nine("[[hosts]]\nurl = \"file:///srv/ten\"\nzone = \"b\"\nweight = 2\n")).expect("right");
-        let Hosts::Configured(hosts) = checked.hosts else { panic!("hosts were written") };
-        assert_eq!(hosts[0].folder, Path::new("/etc/skygate/h1"));
-        assert_eq!(hosts[9].folder, Path::new("/srv/ten"));
-        assert_eq!((hosts[9].zone.as_deref(), hosts[9].weight), (Some("b"), 2));
     }
 
     #[test]

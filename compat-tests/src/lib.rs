@@ -6,6 +6,7 @@
 //! itself.
 
 pub mod browser;
+pub mod buckets;
 pub mod car;
 pub mod content;
 pub mod damage;

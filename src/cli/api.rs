@@ -40,6 +40,8 @@ impl Api {
             None => global.data_directory()?.join("keys/api"),
         };
         let key = read_key(&key_file)?;
+        // The client takes the process's crypto library, though it speaks plain HTTP here. Setting it twice is no harm.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         // The key goes to the address that was named, and nowhere else.
         let client =
             reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).connect_timeout(CONNECT_TIMEOUT);

@@ -9,7 +9,7 @@ use clap::Args;
 use super::output::{bytes, counted, line};
 use super::serve::ListenArgs;
 use super::{CliError, Global};
-use crate::config::{Checked, EMBEDDED_HOSTS, HostPlace, Hosts, NameResolver, Redundancy, SharedHosts, TrustedProxies};
+use crate::config::{Checked, EMBEDDED_HOSTS, HostPlace, HostStore, Hosts, NameResolver, Redundancy, SharedHosts, TrustedProxies};
 use crate::node::ListRead;
 
 /// Bad lines of one deny list that are told one by one: a screen has room for the rest.
@@ -108,8 +108,16 @@ fn stores(checked: &Checked) -> Vec<String> {
 
 fn describe_host(place: &HostPlace) -> String {
     let zone = place.zone.as_ref().map(|zone| format!(", zone {zone}")).unwrap_or_default();
-    let there = if place.folder.is_dir() { "" } else { " (not there yet)" };
-    format!("host {}: {}{there}{zone}, weight {}", place.url, place.folder.display(), place.weight)
+    let there = match &place.store {
+        HostStore::Folder(folder) if folder.is_dir() => folder.display().to_string(),
+        HostStore::Folder(folder) => format!("{} (not there yet)", folder.display()),
+        HostStore::Bucket(bucket) => {
+            let at = bucket.endpoint.as_deref().unwrap_or("Amazon S3");
+            let key = bucket.key.as_ref().map_or("without a key".to_owned(), |key| format!("key {}", key.id));
+            format!("bucket {} at {at}, region {}, {key}", bucket.bucket, bucket.region)
+        }
+    };
+    format!("host {}: {there}{zone}, weight {}", place.url, place.weight)
 }
 
 fn survives(checked: &Checked) -> Vec<String> {
@@ -202,7 +210,7 @@ fn devices(checked: &Checked) -> BTreeMap<u64, usize> {
     let device = |folder: &Path| std::fs::metadata(folder).ok().map(|meta| meta.dev());
     let mut devices = BTreeMap::new();
     if let Hosts::Configured(places) = &checked.hosts {
-        for device in places.iter().filter_map(|place| device(&place.folder)) {
+        for device in places.iter().filter_map(HostPlace::folder).filter_map(device) {
             *devices.entry(device).or_default() += 1;
         }
     }
@@ -258,6 +266,17 @@ fn host_risks(places: &[HostPlace], redundancy: &Redundancy, devices: &BTreeMap<
     let together = devices.values().copied().max().unwrap_or(0);
     if together > usize::from(redundancy.parity_pieces).max(1) {
         risks.push(format!("{together} hosts are folders on one file system: if that disk is lost, so is content"));
+    }
+    let plain = places.iter().filter(|place| match &place.store {
+        HostStore::Folder(_) => false,
+        HostStore::Bucket(bucket) => bucket.endpoint.as_ref().is_some_and(|endpoint| endpoint.starts_with("http://")),
+    });
+    let plain = plain.count();
+    if plain > 0 {
+        risks.push(format!(
+            "{} reached without TLS: whoever sits between can read what is stored, and delay or drop it",
+            counted(plain as u64, "bucket")
+        ));
     }
     let zones: BTreeSet<&str> = places.iter().filter_map(|place| place.zone.as_deref()).collect();
     let in_zone = pieces.div_ceil(zones.len().max(1));

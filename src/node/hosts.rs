@@ -12,10 +12,11 @@ use object_store::ObjectStore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::{Checked, EMBEDDED_HOSTS, HostPlace, Hosts};
+use crate::config::{Bucket, Checked, EMBEDDED_HOSTS, HostPlace, HostStore, Hosts};
 use crate::http::HostView;
 use crate::records::{BareHosts, Order, PortalId, PortalKey, Record, RecordKey, Records, RecordsOptions};
 use crate::renter::Renter;
+use crate::renter::bucket::{self, BucketOptions};
 use crate::renter::folder::{FolderOptions, FolderStore};
 use crate::renter::host::{Host, HostId, HostOptions, HostState, Peek};
 use crate::renter::marker::{self, MarkerError};
@@ -87,7 +88,8 @@ pub async fn open(
     let looked = futures::future::join_all(look).await;
     let mut open = OpenHosts { hosts: Vec::new(), places: Vec::new(), folders: Vec::new() };
     let mut found = Vec::new();
-    for (place, (folder, seen)) in wanted.into_iter().zip(looked) {
+    for (place, opened) in wanted.into_iter().zip(looked) {
+        let (opened, seen) = opened?;
         let remembered = known.ids.get(&place.url).copied();
         let id = match (seen, remembered) {
             (Ok(marker), _) => {
@@ -111,12 +113,13 @@ pub async fn open(
                 continue;
             }
         };
-        let peek = Some(Arc::new(folder.clone()) as Arc<dyn Peek>);
-        let options = HostOptions { id, portal, url: place.url.clone(), space: Some(folder.space()), peek };
-        let host = Host::new(Arc::new(folder.clone()) as Arc<dyn ObjectStore>, options);
+        let (space, peek) = (opened.folder.as_ref().map(FolderStore::space), opened.folder.clone());
+        let peek = peek.map(|folder| Arc::new(folder) as Arc<dyn Peek>);
+        let options = HostOptions { id, portal, url: place.url.clone(), space, peek };
+        let host = Host::new(opened.store, options);
         open.hosts.push(host);
         open.places.push(place);
-        open.folders.push(folder);
+        open.folders.extend(opened.folder);
     }
     let twins = marker::refuse_twins(found.iter().map(|(url, id)| (url.as_str(), *id)));
     twins.map_err(|error| NodeError::Hosts(error.to_string()))?;
@@ -134,7 +137,7 @@ fn configured(config: &Checked, places: &Places) -> Vec<HostPlace> {
         Hosts::Embedded => (1..=EMBEDDED_HOSTS)
             .map(|number| {
                 let folder = places.embedded_host(number);
-                HostPlace { url: format!("file:{}", folder.display()), folder, zone: None, weight: 1 }
+                HostPlace { url: format!("file:{}", folder.display()), store: HostStore::Folder(folder), zone: None, weight: 1 }
             })
             .collect(),
     }
@@ -152,12 +155,12 @@ async fn look_at(
     floor_bytes: Option<u64>,
     portal: marker::PortalId,
     first: bool,
-) -> (FolderStore, Result<marker::Marker, Unseen>) {
-    let folder = FolderStore::new(&place.folder, FolderOptions { floor_bytes });
+) -> Result<(OpenStore, Result<marker::Marker, Unseen>), NodeError> {
+    let opened = OpenStore::of(place, floor_bytes)?;
     let look = async {
         match first {
-            true => marker::create(&folder, portal).await,
-            false => marker::read(&folder).await,
+            true => marker::create(&*opened.store, portal).await,
+            false => marker::read(&*opened.store).await,
         }
     };
     let seen = match tokio::time::timeout(MARKER_WAIT, look).await {
@@ -168,7 +171,32 @@ async fn look_at(
         }
         Err(_) => Err(Unseen { text: "it did not answer in time".to_owned(), refuses: false }),
     };
-    (folder, seen)
+    Ok((opened, seen))
+}
+
+/// The store of a host.
+struct OpenStore {
+    store: Arc<dyn ObjectStore>,
+    /// The same, if it is a folder.
+    folder: Option<FolderStore>,
+}
+
+impl OpenStore {
+    fn of(place: &HostPlace, floor_bytes: Option<u64>) -> Result<OpenStore, NodeError> {
+        match &place.store {
+            HostStore::Folder(path) => {
+                let folder = FolderStore::new(path, FolderOptions { floor_bytes });
+                Ok(OpenStore { store: Arc::new(folder.clone()), folder: Some(folder) })
+            }
+            HostStore::Bucket(bucket) => {
+                let Bucket { bucket, prefix, endpoint, region, key, virtual_hosted } = (**bucket).clone();
+                let key = key.map(|key| (key.id, key.secret, key.session));
+                let options = BucketOptions { bucket, prefix, endpoint, region, key, virtual_hosted };
+                let store = bucket::open(options).map_err(|error| NodeError::Hosts(format!("host {}: {error}", place.url)))?;
+                Ok(OpenStore { store, folder: None })
+            }
+        }
+    }
 }
 
 fn refused(place: &HostPlace, error: &MarkerError) -> NodeError {

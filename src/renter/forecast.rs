@@ -1,7 +1,7 @@
 //! How long a host will take.
 //!
 //! A host measures its own calls and tells quantiles that forget ([`Host::predict`]), also of calls the race gave up. A
-//! [`Forecast`] makes of them what a race asks: which hosts first, and when is a read late. It adds failures that were
+//! [`Forecast`] makes of them what a race asks: which hosts first, and how their times are spread ([`policy`](super::policy)). It adds failures that were
 //! quick: a host that refuses at once must not look like the quickest of all.
 
 use std::{sync::Mutex, time::Duration};
@@ -9,15 +9,12 @@ use std::{sync::Mutex, time::Duration};
 use tokio::time::Instant;
 
 use super::{
-    host::{Host, Operation, Prediction, SizeClass},
+    host::{Host, Operation, Prediction, SizeClass, Spread},
     lock,
 };
 
 /// What an unknown host is taken for, so that the first reads neither hedge at once nor wait for seconds.
 const UNKNOWN: Prediction = Prediction { p50: Duration::from_millis(20), p95: Duration::from_millis(80), weight: 1.0 };
-/// The 90 % point lies here between the logarithms of the 50 % and the 95 % point, if those are normal: 1.28 / 1.64.
-/// One request's 90 % point is about the median of the latest of six, which is a read's expected end.
-const P90_BETWEEN: f64 = 0.78;
 /// A failure's weight halves in this time.
 const FAILURE_HALF_LIFE: Duration = Duration::from_secs(10);
 /// One failure just now makes a host look this much slower.
@@ -26,15 +23,6 @@ const FAILURE_FACTOR: f64 = 4.0;
 const FAILURE_WEIGHT_MAX: f64 = 16.0;
 /// Each request under way makes a host look this much slower.
 const IN_FLIGHT_FACTOR: f64 = 0.25;
-
-/// What to expect of one request.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Expected {
-    /// For choosing hosts: the median, made worse by load and failures. Seconds.
-    pub(super) cost_s: f64,
-    /// For the read's deadline: the 90 % point.
-    pub(super) end: Duration,
-}
 
 /// What the races learnt of one host beyond what it tells itself.
 #[derive(Default)]
@@ -56,19 +44,24 @@ impl Forecast {
         *failures = Failures { weight, at: Some(Instant::now()) };
     }
 
-    pub(super) fn expect(&self, host: &Host, bytes: u64) -> Expected {
+    /// For the read's deadline.
+    pub(super) fn spread(&self, host: &Host, bytes: u64) -> Spread {
+        host.spread(Operation::Get, SizeClass::of(bytes)).unwrap_or_else(|| Spread::assumed(UNKNOWN.p50, UNKNOWN.p95))
+    }
+
+    /// For choosing hosts: the median in seconds, made worse by load and failures.
+    pub(super) fn cost_s(&self, host: &Host, bytes: u64) -> f64 {
         let predicted = host.predict(Operation::Get, SizeClass::of(bytes)).unwrap_or(UNKNOWN);
         self.weigh(predicted, host.in_flight())
     }
 
-    fn weigh(&self, predicted: Prediction, in_flight: u32) -> Expected {
-        let (p50_s, p95_s) = (predicted.p50.as_secs_f64().max(1e-6), predicted.p95.as_secs_f64().max(1e-6));
+    fn weigh(&self, predicted: Prediction, in_flight: u32) -> f64 {
+        let p50_s = predicted.p50.as_secs_f64().max(1e-6);
         // An estimate that rests on less than one recent sample fades: a host once slow is tried again some day.
         let fade = f64::from(predicted.weight).min(1.0);
         let load = 1.0 + IN_FLIGHT_FACTOR * f64::from(in_flight);
         let trouble = 1.0 + FAILURE_FACTOR * lock(&self.failures).now();
-        let end_s = p50_s * (p95_s / p50_s).powf(P90_BETWEEN);
-        Expected { cost_s: p50_s * fade * load * trouble, end: Duration::from_secs_f64(end_s) }
+        p50_s * fade * load * trouble
     }
 }
 
@@ -89,12 +82,12 @@ mod tests {
     async fn failures_load_and_age_count() {
         let forecast = Forecast::default();
         let healthy = forecast.weigh(STEADY, 0);
-        assert!((healthy.cost_s - 0.01).abs() < 1e-9 && (16..18).contains(&healthy.end.as_millis()), "{healthy:?}");
-        assert!(forecast.weigh(STEADY, 4).cost_s > 1.9 * healthy.cost_s);
-        assert!(forecast.weigh(Prediction { weight: 0.1, ..STEADY }, 0).cost_s < 0.2 * healthy.cost_s);
+        assert!((healthy - 0.01).abs() < 1e-9, "{healthy:?}");
+        assert!(forecast.weigh(STEADY, 4) > 1.9 * healthy);
+        assert!(forecast.weigh(Prediction { weight: 0.1, ..STEADY }, 0) < 0.2 * healthy);
         (0..100).for_each(|_| forecast.failed());
-        assert!(forecast.weigh(STEADY, 0).cost_s > 60.0 * healthy.cost_s);
+        assert!(forecast.weigh(STEADY, 0) > 60.0 * healthy);
         tokio::time::advance(Duration::from_secs(60)).await;
-        assert!(forecast.weigh(STEADY, 0).cost_s < 2.1 * healthy.cost_s);
+        assert!(forecast.weigh(STEADY, 0) < 2.1 * healthy);
     }
 }

@@ -37,8 +37,7 @@ use super::{
     marker::{self, MarkerError, PortalId},
 };
 
-use latency::Latency;
-pub use latency::{Operation, Prediction, SizeClass};
+pub use latency::{Latency, Operation, Prediction, SizeClass, Spread};
 
 /// The time one kind of call may take.
 struct Limits {
@@ -389,6 +388,11 @@ impl Host {
     /// What to expect of a call; `None` if there was none of its kind yet.
     pub fn predict(&self, operation: Operation, size: SizeClass) -> Option<Prediction> {
         self.0.latency.predict(operation, size)
+    }
+
+    /// How its times are spread; `None` if there was no call of its kind yet.
+    pub fn spread(&self, operation: Operation, size: SizeClass) -> Option<Spread> {
+        self.0.latency.spread(operation, size)
     }
 
     /// Calls under way.

@@ -1,6 +1,6 @@
 //! Opaque sectors and objects on hosts nobody has to trust.
 //!
-//! **Does**: knows the hosts ([`host`], [`folder`], [`marker`]), decides which host holds what ([`place`]), writes slabs
+//! **Does**: knows the hosts ([`host`], [`folder`], [`bucket`], [`marker`]), decides which host holds what ([`place`]), writes slabs
 //! and base sectors until enough copies are durable (`write`), reads them back from whichever hosts answer first and
 //! right (`read`), and rebuilds what is missing.
 //! **Hides**: which host answered, hedging, retries, header and node layout of sector objects, wrong and lost pieces.
@@ -29,6 +29,7 @@ use std::{
 
 use crate::sector::{Code, Root, slab_id};
 
+pub mod bucket;
 mod budget;
 #[cfg(test)]
 mod contract;
@@ -41,6 +42,7 @@ mod memory;
 mod nodes;
 mod piece;
 pub mod place;
+pub mod policy;
 mod read;
 #[cfg(test)]
 mod sim;

@@ -1,10 +1,9 @@
 //! Reading: `need` right pieces from whoever is quickest.
 //!
 //! A race starts as many requests as pieces are needed, at the hosts with the least predicted time. A piece that fails or
-//! is wrong is replaced at once. One deadline stands for the whole read: 1.25 times its expected end. When it passes,
-//! as many spares as pieces are missing, and one more, are asked, as far as the budget of extra bytes goes (in a
-//! simulation of nine and thirty hosts this was best; deadlines for each piece lost). Dropping the future drops all
-//! requests with it.
+//! is wrong is replaced at once. One deadline stands for the whole read, reckoned from the spread of its hosts' times
+//! (`policy`). When it passes, as many spares as pieces are missing, and one more, are asked, as far as the budget of
+//! extra bytes goes. Dropping the future drops all requests with it.
 
 use std::{collections::VecDeque, ops::Range, sync::Arc, time::Duration};
 
@@ -14,7 +13,9 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{
     DamageKind, Renter, RenterError, Shared, SlabRef, Spot, compute,
+    host::Spread,
     piece::{Check, Fault, Fetched, Unchecked, Wanted, blame, fetch},
+    policy,
 };
 use crate::{
     measure::Trace,
@@ -24,8 +25,6 @@ use crate::{
 /// A read that has not come to an end by then answers `TimedOut`: longer than a host's own time-outs and a retry, shorter
 /// than the minute after which browsers and proxies give up.
 pub(super) const READ_MAX: Duration = Duration::from_secs(30);
-/// Deadline over expected end: best in simulation between 1.1 and 1.5.
-const HEDGE_FACTOR: f64 = 1.25;
 /// No spare before this: on one machine two cores' scheduling alone makes 5 ms, and spares would only add to it.
 const HEDGE_MIN: Duration = Duration::from_millis(5);
 /// After this a late read gets its spares even if the budget is empty: waiting for a hung host is never right.
@@ -244,7 +243,7 @@ impl<'a> Race<'a> {
         let mut waiting = candidates;
         waiting.sort_by_cached_key(|candidate| {
             let Some(host) = &candidate.spot.host else { return u64::MAX };
-            let cost_s = shared.forecasts[candidate.spot.row].expect(host, piece_bytes).cost_s;
+            let cost_s = shared.forecasts[candidate.spot.row].cost_s(host, piece_bytes);
             ((cost_s * candidate.factor + candidate.extra_s) * 1e9) as u64
         });
         shared.hedges.earn(read_bytes);
@@ -270,13 +269,14 @@ impl<'a> Race<'a> {
 
     async fn run(&mut self) -> Result<Vec<(usize, Bytes)>, Lost> {
         let mut running = FuturesUnordered::new();
-        let mut patience = HEDGE_MIN;
+        let mut spreads = Vec::with_capacity(self.need);
         while running.len() < self.need
             && let Some(candidate) = self.waiting.pop_front()
         {
-            patience = patience.max(self.late_after(&candidate));
+            spreads.extend(self.spread(&candidate));
             running.push(self.start(candidate));
         }
+        let mut patience = policy::deadline(&spreads, policy::in_time(self.need), HEDGE_MIN);
         let end = self.began + READ_MAX;
         let mut deadline = self.began + patience;
         let alarm = sleep_until(deadline);
@@ -316,9 +316,9 @@ impl<'a> Race<'a> {
         done
     }
 
-    fn late_after(&self, candidate: &Candidate) -> Duration {
-        let Some(host) = &candidate.spot.host else { return Duration::ZERO };
-        self.shared.forecasts[candidate.spot.row].expect(host, self.piece_bytes).end.mul_f64(HEDGE_FACTOR)
+    fn spread(&self, candidate: &Candidate) -> Option<Spread> {
+        let host = candidate.spot.host.as_ref()?;
+        Some(self.shared.forecasts[candidate.spot.row].spread(host, self.piece_bytes))
     }
 
     fn start(&mut self, candidate: Candidate) -> impl Future<Output = Fetched> + Send + use<> {
@@ -326,9 +326,9 @@ impl<'a> Race<'a> {
         fetch(self.shared.clone(), candidate.spot, candidate.wanted)
     }
 
-    /// Spares to ask for now: as many as pieces are missing and one more, as far as the budget goes.
+    /// Spares to ask for now: as many as pieces are missing and a few more, as far as the budget goes.
     fn spares(&self, now: Instant) -> usize {
-        let wished = self.need - self.won.len() + 1;
+        let wished = self.need - self.won.len() + policy::SPARES_MORE;
         if now - self.began >= HEDGE_FORCED {
             return wished;
         }

@@ -4,6 +4,7 @@
 //! for until it is so, with a limit. What is random comes from a printed seed.
 
 mod browser;
+mod buckets;
 mod catalog;
 mod classes;
 mod clients;

@@ -68,6 +68,48 @@ pub struct Prediction {
     pub weight: f32,
 }
 
+/// How an operation's times are spread, as of now: a snapshot to reckon with.
+#[derive(Clone, Debug)]
+pub struct Spread {
+    /// Share of the samples in each bucket and those before it.
+    up_to: [f32; BUCKETS],
+}
+
+impl Spread {
+    /// The chance that it is done within `took`.
+    pub fn within(&self, took: Duration) -> f64 {
+        let index = bucket_of(took);
+        let before = if index == 0 { 0.0 } else { self.up_to[index - 1] };
+        let from_us = if index == 0 { 0.0 } else { end_of(index - 1) };
+        let part = ((took.as_secs_f32() * 1e6 - from_us) / (end_of(index) - from_us)).clamp(0.0, 1.0);
+        f64::from(before + (self.up_to[index] - before) * part)
+    }
+
+    /// Of a host that nobody knows: log-normal about `p50`, with 1.64 deviations up to `p95`.
+    pub fn assumed(p50: Duration, p95: Duration) -> Spread {
+        let mut cell = Decaying::new(Instant::now());
+        let sigma = (p95.as_secs_f64() / p50.as_secs_f64()).ln() / 1.64;
+        for deviation in ASSUMED_DEVIATIONS {
+            cell.add(cell.base, p50.mul_f64((sigma * deviation).exp()));
+        }
+        cell.spread()
+    }
+
+    /// Of these samples.
+    pub fn of(samples: impl IntoIterator<Item = Duration>) -> Option<Spread> {
+        let mut cell = Decaying::new(Instant::now());
+        let base = cell.base;
+        samples.into_iter().for_each(|took| cell.add(base, took));
+        (cell.total > 0.0).then(|| cell.spread())
+    }
+}
+
+/// The deviates of twenty equal shares of a normal distribution, each at its middle.
+const ASSUMED_DEVIATIONS: [f64; 20] = [
+    -1.96, -1.44, -1.15, -0.93, -0.76, -0.60, -0.45, -0.32, -0.19, -0.06, 0.06, 0.19, 0.32, 0.45, 0.60, 0.76, 0.93, 1.15, 1.44,
+    1.96,
+];
+
 /// A sample counts half after this time: a host that got slow is known within a minute, and one quiet minute does not forget it.
 const HALF_LIFE: Duration = Duration::from_secs(60);
 /// Four buckets an octave: a quantile is off by at most 19 %.
@@ -81,7 +123,13 @@ const SCALE_MAX: f32 = 1e6;
 
 /// All estimators of one host: 6 KiB.
 #[derive(Debug)]
-pub(super) struct Latency([[Mutex<Decaying>; SizeClass::ALL.len()]; Operation::ALL.len()]);
+pub struct Latency([[Mutex<Decaying>; SizeClass::ALL.len()]; Operation::ALL.len()]);
+
+impl Default for Latency {
+    fn default() -> Latency {
+        Latency::new()
+    }
+}
 
 impl Latency {
     pub fn new() -> Latency {
@@ -104,6 +152,12 @@ impl Latency {
     pub fn predict(&self, operation: Operation, size: SizeClass) -> Option<Prediction> {
         let cell = self.cell(operation, size);
         Some(Prediction { p50: cell.quantile(0.5)?, p95: cell.quantile(0.95)?, weight: cell.weight(Instant::now()) })
+    }
+
+    /// `None` if there was no call of its kind yet.
+    pub fn spread(&self, operation: Operation, size: SizeClass) -> Option<Spread> {
+        let cell = self.cell(operation, size);
+        (cell.total > 0.0).then(|| cell.spread())
     }
 
     fn cell(&self, operation: Operation, size: SizeClass) -> std::sync::MutexGuard<'_, Decaying> {
@@ -139,6 +193,16 @@ impl Decaying {
         }
         self.buckets[bucket_of(took)] += scale;
         self.total += scale;
+    }
+
+    fn spread(&self) -> Spread {
+        let mut up_to = [0.0; BUCKETS];
+        let mut sum = 0.0;
+        for (index, bucket) in self.buckets.iter().enumerate() {
+            sum += bucket;
+            up_to[index] = (sum / self.total).min(1.0);
+        }
+        Spread { up_to }
     }
 
     fn weight(&self, now: Instant) -> f32 {
@@ -222,6 +286,19 @@ mod tests {
             latency.add_given_up(Operation::Get, SizeClass::Large, Duration::from_secs(3));
         }
         assert!(latency.predict(Operation::Get, SizeClass::Large).unwrap().p50 > Duration::from_secs(2));
+    }
+
+    #[test]
+    fn a_spread_tells_chances() {
+        let spread = Spread::of((1..=1000).map(Duration::from_millis)).expect("samples");
+        for (ms, expect) in [(0, 0.0), (100, 0.1), (500, 0.5), (900, 0.9), (5_000, 1.0)] {
+            let chance = spread.within(Duration::from_millis(ms));
+            assert!((chance - expect).abs() < 0.06, "{ms} ms: {chance}");
+        }
+        assert!(Spread::of([]).is_none());
+        let assumed = Spread::assumed(Duration::from_millis(20), Duration::from_millis(80));
+        let (half, most) = (assumed.within(Duration::from_millis(20)), assumed.within(Duration::from_millis(80)));
+        assert!((half - 0.5).abs() < 0.1 && most > 0.9, "{half} {most}");
     }
 
     #[test]

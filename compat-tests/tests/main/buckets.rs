@@ -1,0 +1,183 @@
+//! Hosts that are buckets on real S3 servers: the same promises as over folders. At 6 + 3: f = 2, m = 3.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::time::Duration;
+
+use compat_tests::buckets::{Buckets, Mood};
+use compat_tests::content::{Added, Content, Item};
+use compat_tests::damage::{flip, sector_files};
+use compat_tests::{Gateway, Options, seeded, seeded_bytes, until};
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+
+/// No body stays in memory, so every read asks the hosts.
+fn options(buckets: &Buckets) -> Options {
+    Options::config(format!("[store]\nmemory_bytes = 0\n{}", buckets.hosts()))
+}
+
+/// One of each way to be stored: in a pin, in a base sector, in slabs, as a folder with a pack.
+fn contents() -> Vec<Content> {
+    let small = |seed: u64| Item::File(seeded_bytes(seed, 3000 + 977 * seed as usize));
+    let site = (0..20).map(|index| (format!("d{}/f{index}.html", index % 5), small(index)));
+    vec![
+        Content::file("tiny.txt", b"a file of a few bytes".to_vec()),
+        Content::file("base.bin", seeded_bytes(401, 1_500_000)),
+        Content::file("slabs.bin", seeded_bytes(403, 30_000_000)),
+        Content::folder("site", site.chain([("video.bin".to_owned(), Item::File(seeded_bytes(404, 7_000_000)))])),
+    ]
+}
+
+async fn upload_all(gateway: &Gateway, contents: &[Content]) -> Vec<Added> {
+    let mut added = Vec::new();
+    for content in contents {
+        added.push(gateway.upload(content).await);
+    }
+    added
+}
+
+async fn read_all(gateway: &Gateway, contents: &[Content], added: &[Added], what: &str) {
+    for (content, added) in contents.iter().zip(added) {
+        if let Err(error) = content.read_back(gateway, added).await {
+            panic!("{what}: {}: {error}\n{}", content.name, gateway.log());
+        }
+    }
+}
+
+fn some_of(random: &mut ChaCha8Rng, count: usize) -> Vec<usize> {
+    let mut all: Vec<usize> = (0..9).collect();
+    all.shuffle(random);
+    all.truncate(count);
+    all
+}
+
+async fn down(gateway: &Gateway, count: usize) {
+    until(&format!("{count} hosts are down"), Duration::from_secs(150), async || {
+        let hosts = gateway.admin_json("/api/v1/hosts").await;
+        let down = hosts["hosts"].as_array().expect("a list").iter().filter(|host| host["state"] == "down").count();
+        if down == count { Ok(()) } else { Err(format!("{down} are: {hosts}")) }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stored_on_buckets_and_read_by_a_fresh_node() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let buckets = Buckets::start().await;
+    let options = options(&buckets);
+    let first = folder.path().join("first");
+    let gateway = Gateway::start_with(&first, &options);
+    let contents = contents();
+    let added = upload_all(&gateway, &contents).await;
+    for (content, added) in contents.iter().zip(&added) {
+        assert_eq!(added.durability, "complete", "{}", content.name);
+    }
+    read_all(&gateway, &contents, &added, "on buckets").await;
+    // A second node of the same portal, while the first one runs: no lock on a bucket, and none is needed.
+    let second = folder.path().join("second");
+    join_portal(&first, &second);
+    let other = Gateway::start_with(&second, &options);
+    other.catalog_complete().await;
+    read_all(&other, &contents, &added, "by a fresh node").await;
+    let late = Content::file("late.bin", seeded_bytes(405, 5_000_000));
+    let late_added = gateway.upload(&late).await;
+    until("the second node finds it", Duration::from_secs(120), async || late.read_back(&other, &late_added).await).await;
+    assert!(gateway.stop().success() && other.stop().success());
+    assert!(buckets.servers.iter().all(|server| server.objects().join("skygate-host.json").is_file()));
+}
+
+/// Gives the portal key of one data directory to another, as an operator does.
+fn join_portal(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to.join("keys")).expect("a folder");
+    std::fs::copy(from.join("keys/portal"), to.join("keys/portal")).expect("the key can be copied");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn servers_gone_hung_slow_and_lying_while_clients_read() {
+    let mut random = seeded("servers_gone_hung_slow_and_lying_while_clients_read");
+    let folder = tempfile::tempdir().expect("a folder");
+    let buckets = Buckets::start().await;
+    let gateway = Gateway::start_with(folder.path(), &options(&buckets));
+    let contents = contents();
+    let added = upload_all(&gateway, &contents).await;
+    gateway.pins_complete().await;
+    let (stop, reads) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let reader = async {
+        while !stop.load(SeqCst) {
+            read_all(&gateway, &contents, &added, "while hosts fail").await;
+            reads.fetch_add(1, SeqCst);
+        }
+    };
+    let rounds = async |more: usize| {
+        let enough = reads.load(SeqCst) + more;
+        until("clients read", Duration::from_secs(300), async || {
+            if reads.load(SeqCst) >= enough { Ok(()) } else { Err(format!("{} rounds", reads.load(SeqCst))) }
+        })
+        .await;
+    };
+    let trouble = async {
+        rounds(1).await;
+        for mood in [Mood::Slow(Duration::from_millis(700)), Mood::Hung, Mood::Gone] {
+            let three = some_of(&mut random, 3);
+            println!("{three:?} are {mood:?}");
+            buckets.set(&three, mood);
+            rounds(2).await;
+            buckets.set(&three, Mood::Well);
+            down(&gateway, 0).await;
+        }
+        let three = some_of(&mut random, 3);
+        for index in &three {
+            sector_files(&buckets.servers[*index].objects()).iter().for_each(|piece| flip(piece, &mut random));
+        }
+        println!("{three:?} lie");
+        rounds(2).await;
+        stop.store(true, SeqCst);
+    };
+    tokio::join!(trouble, reader);
+    let wrong: u64 = gateway.admin_json("/api/v1/hosts").await["hosts"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|host| host["wrong_pieces"].as_u64().expect("a number"))
+        .sum();
+    assert!(wrong > 0, "who lied is charged");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f_servers_gone_right_after_acknowledgement_then_writes_go_on_or_say_why_not() {
+    let mut random = seeded("f_servers_gone");
+    let folder = tempfile::tempdir().expect("a folder");
+    let buckets = Buckets::start().await;
+    let gateway = Gateway::start_with(folder.path(), &options(&buckets));
+    let contents = contents();
+    let added = upload_all(&gateway, &contents).await;
+    let gone = some_of(&mut random, 2);
+    buckets.set(&gone, Mood::Gone);
+    gateway.kill();
+    let gateway = Gateway::start_with(folder.path(), &options(&buckets));
+    read_all(&gateway, &contents, &added, &format!("without {gone:?}")).await;
+    let refused = gateway.upload_bytes(&Content::file("new.bin", seeded_bytes(5, 9_000_000)).stream(), &[]).await;
+    assert_eq!(refused.status, 503, "seven hosts are fewer than k + f: {}", refused.text());
+    assert!(refused.header("retry-after").is_some());
+    buckets.set(&gone, Mood::Well);
+    down(&gateway, 0).await;
+    let late = gateway.upload(&Content::file("new.bin", seeded_bytes(5, 9_000_000))).await;
+    assert_eq!(late.durability, "complete");
+}
+
+#[tokio::test]
+async fn a_bucket_that_cannot_be_used_is_told_in_words() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let buckets = Buckets::start().await;
+    let good = options(&buckets).config.expect("a text");
+    let rows = [
+        (good.replacen("s3://pool/sky", "s3://nowhere/sky", 1), "nowhere"),
+        (good.replacen("access_key_file", "region = \"x\" #", 1), "cannot be made"),
+    ];
+    for (index, (config, words)) in rows.into_iter().enumerate() {
+        let data = folder.path().join(index.to_string());
+        let Err(log) = Gateway::try_start(&data, &Options::config(config)) else { panic!("it started") };
+        assert!(log.contains(words) && log.contains("host s3://"), "{log}");
+        assert!(!log.contains("test-secret"), "{log}");
+    }
+}
