@@ -42,7 +42,7 @@ const FUNCTION_LINES_MAX: usize = 70;
 /// may grow or come.
 const LONG_FUNCTIONS: &[(&str, &str, usize)] = &[
     // One exhaustive table of errors; cut in two it would be harder to read.
-    ("http/refusal.rs", "row", 157),
+    ("http/refusal.rs", "row", 158),
 ];
 
 #[test]

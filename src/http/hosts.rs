@@ -19,6 +19,7 @@ use super::ask::{Ask, Namespace, Place, Route, Scheme, Trust};
 use super::refusal::Refusal;
 use super::reply::{Reply, made_here};
 use super::services::Services;
+use super::skynet::handshake;
 
 /// A portal whether it is configured or not: browsers resolve it, and all names below it, by themselves.
 const LOOPBACK_PORTAL: &str = "localhost";
@@ -99,6 +100,11 @@ pub enum HostRoute<'a> {
         label: String,
     },
     Portal,
+    /// `{name}.hns.{portal}`: an origin for each Handshake name.
+    Handshake {
+        portal: &'a str,
+        name: String,
+    },
     /// `{skylink}.{portal}`: an origin for each skylink.
     Skylink {
         portal: &'a str,
@@ -125,8 +131,11 @@ impl HostRules {
         if self.portal_domains.contains(&host.name) {
             return HostRoute::Portal;
         }
-        let portals = self.portal_domains.iter().map(String::as_str).chain([LOOPBACK_PORTAL]);
-        match portals.into_iter().find_map(|portal| Some((portal, split_skylink(host, portal)?))) {
+        let mut portals = self.portal_domains.iter().map(String::as_str).chain([LOOPBACK_PORTAL]);
+        if let Some((portal, name)) = portals.clone().find_map(|portal| Some((portal, split_handshake(host, portal)?))) {
+            return HostRoute::Handshake { portal, name };
+        }
+        match portals.find_map(|portal| Some((portal, split_skylink(host, portal)?))) {
             Some((portal, label)) => HostRoute::Skylink { portal, label },
             None => HostRoute::Other,
         }
@@ -164,12 +173,22 @@ fn split_skylink(host: &HostName, portal: &str) -> Option<String> {
     Skylink::is_base32(label).then(|| host.written[..label.len()].to_owned())
 }
 
+/// `{name}.hns.{portal}`.
+fn split_handshake(host: &HostName, portal: &str) -> Option<String> {
+    let name = host.name.strip_suffix(portal)?.strip_suffix(".hns.")?;
+    (!name.is_empty() && !name.contains('.')).then(|| name.to_owned())
+}
+
 /// Is this authority a name that content is served under here? Of other names only those with a DNSLink are.
 pub async fn is_served(services: &Services, authority: &str) -> Result<bool, Refusal> {
     let rules = &services.options.hosts;
     let host = HostName::parse(authority).ok_or(Refusal::BadHeader("Host"))?;
     match rules.route(Some(&host)) {
-        HostRoute::Domain(_) | HostRoute::Subdomain { .. } | HostRoute::Portal | HostRoute::Skylink { .. } => Ok(true),
+        HostRoute::Domain(_)
+        | HostRoute::Subdomain { .. }
+        | HostRoute::Portal
+        | HostRoute::Skylink { .. }
+        | HostRoute::Handshake { .. } => Ok(true),
         // An address is some machine; whether it is this one cannot be told from the address.
         HostRoute::PathGateway => Ok(is_loopback_host(authority)),
         HostRoute::Other => Ok(rules.dnslink == DnslinkHosts::Any && services.names.has_dnslink(&host.name).await?),
@@ -193,6 +212,14 @@ pub async fn arrive(services: &Services, ask: &mut Ask, headers: &HeaderMap) -> 
         HostRoute::Subdomain { domain, namespace, label } => {
             let host = host.expect("a label was found in its name");
             return at_subdomain(ask, headers, &host, domain, Label { namespace, label: &label });
+        }
+        HostRoute::Handshake { portal, name } => {
+            let host = host.expect("a label was found in its name");
+            // From here on it is the host of the skylink that the name leads to now.
+            let link = handshake::link_of(services, &name).await?;
+            ask.place = Place::Skylink { link, portal: host.with_port(portal) };
+            ask.set_sky_route()?;
+            return Ok(None);
         }
         HostRoute::Skylink { portal, label } => {
             let host = host.expect("a label was found in its name");

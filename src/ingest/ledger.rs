@@ -246,7 +246,11 @@ mod tests {
         let mut rows: Vec<_> = came.iter().map(|(block, offset)| (key(*block), *offset, *block)).collect();
         rows.sort_unstable();
         let mut told = Vec::new();
-        settled.each(|key, offset, len| Ok(told.push((*key, offset, len)))).expect("told");
+        let tell = |key: &Key, offset, len| {
+            told.push((*key, offset, len));
+            Ok(())
+        };
+        settled.each(tell).expect("told");
         assert!(told == rows, "{rows_max} rows, {links_max} links");
         assert_eq!(settled.counts.iter().sum::<u32>() as usize, rows.len());
     }

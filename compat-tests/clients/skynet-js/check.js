@@ -49,12 +49,12 @@ async function main() {
   await step("upload a folder", async () => {
     const files = {
       "index.html": new File(["<h1>home</h1>"], "index.html", { type: "text/html" }),
-      "dir/a.json": new File(['{"a":1}'], "dir/a.json", { type: "application/json" }),
+      "a.json": new File(['{"a":1}'], "a.json", { type: "application/json" }),
     };
     const uploaded = await client.uploadDirectory(files, "site", { tryFiles: ["index.html"] });
     const home = await client.getFileContent(uploaded.skylink);
     assert.strictEqual(home.data, "<h1>home</h1>");
-    const inner = await client.getFileContent(`${uploaded.skylink}/dir/a.json`);
+    const inner = await client.getFileContent(`${uploaded.skylink}/a.json`);
     assert.deepStrictEqual(inner.data, { a: 1 });
   });
 

@@ -262,10 +262,8 @@ async fn rules_about_paths_and_names_hold_on_every_way_there() {
             vec![(path("/plain/"), "")]),
     ];
     for (rule, forbidden, free) in &rows {
-        for (target, host) in free {
-            assert_eq!(gateway.ask("GET", target, &[host]).await.status, 200, "{target} {host} before {rule}");
-        }
-        setting.rules(rule, (forbidden.iter().find(|row| row.1.is_empty()).map_or("/", |row| row.0.as_str()), 410)).await;
+        let first = forbidden.iter().find(|row| row.1.is_empty()).expect("one on the gateway's own address").0.as_str();
+        setting.rules(rule, (first, 410)).await;
         for (target, host) in forbidden {
             for method in ["GET", "HEAD"] {
                 let answer = gateway.ask(method, target, &[host]).await;
@@ -275,6 +273,7 @@ async fn rules_about_paths_and_names_hold_on_every_way_there() {
         for (target, host) in free {
             assert_eq!(gateway.ask("GET", target, &[host]).await.status, 200, "{target} {host} by {rule}");
         }
+        setting.rules("", (first, 200)).await;
     }
     // A denied name takes no record either.
     setting.rules(&rows[4].0, (&format!("/ipns/{KEY}/"), 410)).await;

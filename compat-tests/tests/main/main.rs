@@ -27,6 +27,7 @@ mod portal_uploads;
 mod security;
 mod serve;
 mod skylinks;
+mod skynet_js;
 mod slash_routing;
 mod uploads;
 mod vectors;

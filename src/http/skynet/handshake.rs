@@ -5,10 +5,13 @@ use serde_json::json;
 
 use crate::address::{SKYLINK_BYTES, Skylink};
 use crate::http::ask::Ask;
+use crate::http::plan::Disposition;
 use crate::http::refusal::{PortalRefusal, Refusal};
-use crate::http::reply::{Reply, made_here};
+use crate::http::reply::{Clock, Reply, made_here};
 use crate::http::services::Services;
 use crate::names::{EntryId, HandshakeTarget};
+
+use super::content;
 
 /// `/hnsres/{name}`.
 pub fn pointer(services: &Services, ask: &Ask, name: &str) -> Result<Reply, Refusal> {
@@ -19,6 +22,14 @@ pub fn pointer(services: &Services, ask: &Ask, name: &str) -> Result<Reply, Refu
         }
     };
     Ok(made_here(StatusCode::OK, "application/json; charset=utf-8", &ask.method, format!("{body}\n")))
+}
+
+/// `/hns/{name}[/path]`.
+pub async fn answer(services: &Services, ask: &Ask, clock: &Clock) -> Result<Reply, Refusal> {
+    let rest = ask.path.strip_prefix("/hns/").ok_or(Refusal::NoRoute)?;
+    let name = rest.split('/').next().unwrap_or_default();
+    let link = link_of(services, name).await?;
+    content::answer_below(services, ask, clock, &format!("/{link}{}", &rest[name.len()..]), Disposition::Inline).await
 }
 
 /// The skylink that a name leads to; its entry is read anew each time.

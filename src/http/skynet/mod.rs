@@ -5,7 +5,7 @@
 
 mod archive;
 pub mod content;
-mod handshake;
+pub mod handshake;
 pub mod multipart;
 mod pin;
 mod portal;
@@ -67,6 +67,9 @@ pub async fn api(call: Call<'_>) -> Result<Reply, Refusal> {
     }
     if registry::PATHS.contains(&path) {
         return registry::answer(call).await;
+    }
+    if path.starts_with("/hns/") {
+        return handshake::answer(call.services, read_only(ask)?, call.clock).await;
     }
     if let Some(name) = path.strip_prefix("/hnsres/") {
         return handshake::pointer(call.services, ask, name);

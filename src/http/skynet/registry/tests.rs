@@ -110,7 +110,13 @@ async fn put_get_and_errors() {
             403,
             "writes from a web page of another origin need an API key",
         ),
-        ("/skynet/registry", &["Skynet-Api-Key: wrong"], &higher, 401, "this needs the API key"),
+        (
+            "/skynet/registry",
+            &["Skynet-Api-Key: wrong"],
+            &higher,
+            401,
+            "this API key is not known: it may have been revoked, or have expired",
+        ),
         ("/skynet/registry", &[&key, "Origin: https://app.example"], &higher, 204, ""),
         ("/skynet/registry/hosts", &[], "", 405, "this address only answers GET, HEAD and OPTIONS"),
     ];
