@@ -293,7 +293,9 @@ impl Inner {
             let (below, reason) = self.look_into(open, &path, &cid, reason, trace).await?;
             waiting.extend(below);
             if let Some(reason) = reason {
-                let bytes = subfiles.get(&path).map_or(0..u64::MAX, |file| file.offset_bytes..file.offset_bytes.saturating_add(file.len_bytes));
+                let bytes = subfiles
+                    .get(&path)
+                    .map_or(0..u64::MAX, |file| file.offset_bytes..file.offset_bytes.saturating_add(file.len_bytes));
                 stretches.push(Stretch { bytes, reason });
             }
         }
