@@ -33,7 +33,7 @@ fn bitfield(used: usize) -> u16 {
     let steps = used.div_ceil(align).max(1) - if mode == 0 { 0 } else { 8 };
     let fetch = (steps - 1) as u16;
     // From the lowest: two bits of version, as many ones as the mode and a zero, three bits of length.
-    (((fetch << (mode + 1)) | ((1 << mode) - 1)) << 2) & 0xffff
+    ((fetch << (mode + 1)) | ((1 << mode) - 1)) << 2
 }
 
 fn root(bytes: &[u8]) -> [u8; 32] {

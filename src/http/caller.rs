@@ -297,7 +297,8 @@ mod tests {
     #[test]
     fn where_keys_stand() {
         let basic = |text: &str| format!("Basic {}", STANDARD.encode(text));
-        let rows: [(&[(&str, &str)], &[&str]); 11] = [
+        type Headers<'a> = &'a [(&'a str, &'a str)];
+        let rows: [(Headers<'_>, &[&str]); 11] = [
             (&[], &[]),
             (&[("skynet-api-key", " k1 ")], &["k1"]),
             (&[("authorization", "Bearer k1")], &["k1"]),

@@ -319,7 +319,7 @@ async fn store_large(
     let pack = store_pack_content(store, pack_bytes, content, written).await?;
     // The pack lists them; the pin stays small.
     skyfile.roots = Bytes::new();
-    Ok(StoredPack { pack, copy: PackCopy::Index(index), skyfiles: vec![skyfile] })
+    Ok(StoredPack { pack, copy: PackCopy::Index(Box::new(index)), skyfiles: vec![skyfile] })
 }
 
 /// Writes the pack to the hosts and its index to this node's disk, side by side.

@@ -116,7 +116,7 @@ fn lower_bound_ms(bucket: usize) -> u64 {
         None => bucket as u64 * FIRST_STEP_MS,
         Some(behind) => {
             let (group, within) = (behind / GROUP_BUCKETS, behind % GROUP_BUCKETS);
-            let start = FIRST_BUCKETS as u64 * FIRST_STEP_MS << (2 * group);
+            let start = (FIRST_BUCKETS as u64 * FIRST_STEP_MS) << (2 * group);
             start + within as u64 * (FIRST_STEP_MS << (2 * (group + 1)))
         }
     }

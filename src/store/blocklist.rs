@@ -41,10 +41,12 @@ struct Body {
     added: u64,
 }
 
-/// Newest version of each line, and when it was added unless that version took it back.
+/// The newest version of a line, and when it was added unless that version took it back.
+type Line = (Order, Option<u64>);
+
 #[derive(Default)]
 pub struct Blocklist {
-    lines: RwLock<HashMap<[u8; 32], (Order, Option<u64>)>>,
+    lines: RwLock<HashMap<[u8; 32], Line>>,
 }
 
 impl Blocklist {

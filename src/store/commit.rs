@@ -54,7 +54,7 @@ pub enum PackCopy {
     /// All of it.
     Whole(Bytes),
     /// Its index, written to this node's disk.
-    Index(NewPackIndex),
+    Index(Box<NewPackIndex>),
 }
 
 impl Store {
@@ -231,7 +231,7 @@ impl Inner {
             }
             PackCopy::Index(new) => {
                 // The hosts have it, too: it is fetched later.
-                if let Err(error) = self.packs_on_disk.persist(&root, new) {
+                if let Err(error) = self.packs_on_disk.persist(&root, *new) {
                     tracing::warn!(%error, pack = %root, "a pack index could not be kept on this node's disk");
                 }
                 Ok(())

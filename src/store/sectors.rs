@@ -67,12 +67,13 @@ impl Store {
     pub async fn sector_bytes(&self, root: &[u8; 32], range: Range<u32>, trace: &Arc<Trace>) -> Result<Bytes, StoreError> {
         let length = (range.end - range.start) as usize;
         let sector = Root(*root);
-        let read = async {
+        // Boxed: a read's future is some KiB.
+        let read = Box::pin(async {
             self.inner.allow_base(&sector, trace).await?;
             let found = self.inner.renter.read_sector(&sector, Expect::default(), range, trace).await?;
             trace.body(Tier::Hosts, found.len() as u64);
             Ok(pad(found, length))
-        };
+        });
         self.inner.of_base(root, read).await
     }
 

@@ -241,25 +241,66 @@ async fn rules_about_paths_and_names_hold_on_every_way_there() {
     let key_header = gateway.key_header();
     // Rule; what it forbids; what it does not.
     #[rustfmt::skip]
-    let rows: Vec<(String, Vec<(String, &str)>, Vec<(String, &str)>)> = vec![
-        (path("/plain/index.html"),
-            vec![(path("/plain/index.html"), ""), (path("/plain/"), ""), ("/plain/".into(), &sub), ("/plain/".into(), site), ("/plainly".into(), site), ("/ipns/chain.example.org/plain/".into(), "")],
-            vec![(path("/"), ""), ("/short".into(), site)]),
-        ("/ipns/site.example.org/plain/index.html".into(),
+    type Asked<'a> = Vec<(String, &'a str)>;
+    let rows: Vec<(String, Asked<'_>, Asked<'_>)> = vec![
+        (
+            path("/plain/index.html"),
+            vec![
+                (path("/plain/index.html"), ""),
+                (path("/plain/"), ""),
+                ("/plain/".into(), &sub),
+                ("/plain/".into(), site),
+                ("/plainly".into(), site),
+                ("/ipns/chain.example.org/plain/".into(), ""),
+            ],
+            vec![(path("/"), ""), ("/short".into(), site)],
+        ),
+        (
+            "/ipns/site.example.org/plain/index.html".into(),
             vec![("/plain/".into(), site), ("/plainly".into(), site), ("/ipns/chain.example.org/plain/".into(), "")],
-            vec![(path("/plain/"), ""), ("/".into(), site)]),
-        (path("/a/b/c/small.txt"),
-            vec![(path("/a/b/c/small.txt"), ""), ("/short".into(), site), ("/c/small.txt".into(), "Host: below.example.org"), (path("/a/b/c/small.txt?format=car"), ""), (path("/a/b/c/small.txt?format=tar"), ""), (path("/a/b/c/small.txt?format=raw"), "")],
-            vec![(path("/a/b/c/"), ""), ("/plainly".into(), site)]),
-        ("/ipns/mid.example.org".into(),
-            vec![("/".into(), "Host: chain.example.org"), ("/ipns/chain.example.org/".into(), ""), ("/ipns/mid.example.org/".into(), ""), ("/".into(), "Host: chain-example-org.ipns.gw.example")],
-            vec![("/".into(), site), ("/ipns/site.example.org/a/b/c/small.txt".into(), "")]),
-        (format!("/ipns/{KEY}"),
-            vec![(format!("/ipns/{KEY}/"), ""), (format!("/ipns/{KEY}?format=ipns-record"), ""), (format!("/routing/v1/ipns/{KEY}"), "Accept: application/vnd.ipfs.ipns-record")],
-            vec![("/".into(), site)]),
-        (format!("{}*", path("/a")),
-            vec![(path("/a/"), ""), (path("/a/b/c/small.txt"), ""), ("/short".into(), site), ("/c/small.txt".into(), "Host: below.example.org")],
-            vec![(path("/plain/"), "")]),
+            vec![(path("/plain/"), ""), ("/".into(), site)],
+        ),
+        (
+            path("/a/b/c/small.txt"),
+            vec![
+                (path("/a/b/c/small.txt"), ""),
+                ("/short".into(), site),
+                ("/c/small.txt".into(), "Host: below.example.org"),
+                (path("/a/b/c/small.txt?format=car"), ""),
+                (path("/a/b/c/small.txt?format=tar"), ""),
+                (path("/a/b/c/small.txt?format=raw"), ""),
+            ],
+            vec![(path("/a/b/c/"), ""), ("/plainly".into(), site)],
+        ),
+        (
+            "/ipns/mid.example.org".into(),
+            vec![
+                ("/".into(), "Host: chain.example.org"),
+                ("/ipns/chain.example.org/".into(), ""),
+                ("/ipns/mid.example.org/".into(), ""),
+                ("/".into(), "Host: chain-example-org.ipns.gw.example"),
+            ],
+            vec![("/".into(), site), ("/ipns/site.example.org/a/b/c/small.txt".into(), "")],
+        ),
+        (
+            format!("/ipns/{KEY}"),
+            vec![
+                (format!("/ipns/{KEY}/"), ""),
+                (format!("/ipns/{KEY}?format=ipns-record"), ""),
+                (format!("/routing/v1/ipns/{KEY}"), "Accept: application/vnd.ipfs.ipns-record"),
+            ],
+            vec![("/".into(), site)],
+        ),
+        (
+            format!("{}*", path("/a")),
+            vec![
+                (path("/a/"), ""),
+                (path("/a/b/c/small.txt"), ""),
+                ("/short".into(), site),
+                ("/c/small.txt".into(), "Host: below.example.org"),
+            ],
+            vec![(path("/plain/"), "")],
+        ),
     ];
     for (rule, forbidden, free) in &rows {
         let first = forbidden.iter().find(|row| row.1.is_empty()).expect("one on the gateway's own address").0.as_str();

@@ -336,7 +336,8 @@ async fn bad_headers() {
     let folder = tempfile::tempdir().expect("a folder");
     let gateway = Gateway::start(folder.path());
     let path = make_long(&gateway, 10, "x").await;
-    let rows: [(&str, &str, &[&str], &[u8], u16); 16] = [
+    type Row<'a> = (&'a str, &'a str, &'a [&'a str], &'a [u8], u16);
+    let rows: [Row<'_>; 16] = [
         ("POST", "/skynet/tus", &[], b"", 400),
         ("POST", "/skynet/tus", &["Upload-Length: 1.5"], b"", 400),
         ("POST", "/skynet/tus", &["Upload-Defer-Length: 1"], b"", 400),

@@ -68,7 +68,7 @@ pub async fn answer(services: &Services, ask: &Ask, clock: &Clock) -> Result<Rep
         return ipns_record::reply(services, ask, &content_path, clock).await;
     }
     let target = match Pointed::of(services, ask, content_path).await? {
-        Pointed::Dag(target) => target,
+        Pointed::Dag(target) => *target,
         Pointed::Skyfile(target) => return skyfile(services, ask, &target, clock).await,
     };
     if ruled && target.namespace == Namespace::Ipns {

@@ -27,7 +27,7 @@ enum Page {
     Stats,
     Portals,
     Blocklist,
-    BlocklistPage,
+    HashesInPages,
     Health(Health),
     ServerLoad,
     Accounts,
@@ -47,7 +47,7 @@ fn route(path: &str) -> Option<Page> {
         "/skynet/stats" => Page::Stats,
         "/skynet/portals" => Page::Portals,
         "/skynet/blocklist" => Page::Blocklist,
-        "/skynet/portal/blocklist" => Page::BlocklistPage,
+        "/skynet/portal/blocklist" => Page::HashesInPages,
         "/health-check" => Page::Health(Health::All),
         "/health-check/critical" => Page::Health(Health::Critical),
         "/health-check/extended" => Page::Health(Health::Extended),
@@ -73,7 +73,7 @@ pub async fn answer(services: &Services, ask: &Ask) -> Result<Reply, Refusal> {
         Page::Portals => portals(services),
         // The first field is what the list was called before; clients read either.
         Page::Blocklist => json!({ "blacklist": null, "blocklist": hashes(services) }),
-        Page::BlocklistPage => blocklist_page(services, ask)?,
+        Page::HashesInPages => blocklist_page(services, ask)?,
         Page::Health(Health::Disabled) => json!({ "disabled": false }),
         Page::Health(which) => {
             let (up, body) = health(services, which);

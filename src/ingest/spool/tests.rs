@@ -234,7 +234,7 @@ async fn broken_connections_and_kills() {
     request.abort();
     let spool = bench.open();
     let offset = spool.status(&id).await.expect("there").offset;
-    assert!(offset >= CHECKPOINT_BYTES && offset < CHECKPOINT_BYTES + (17 << 20), "{offset}");
+    assert!((CHECKPOINT_BYTES..CHECKPOINT_BYTES + (17 << 20)).contains(&offset), "{offset}");
     spool.append((&id, "me"), offset, None, body(&content[offset as usize..])).await.expect("goes on");
     assert!(bench.encoder.content_of(&id).expect("stored") == content);
 }
