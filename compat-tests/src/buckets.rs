@@ -63,7 +63,7 @@ impl Buckets {
         let key = self.folder.path().join("key");
         let host = |server: &Server| {
             format!(
-                "[[hosts]]\nurl = \"s3://{BUCKET}/sky\"\nendpoint = \"http://{}\"\naccess_key_file = \"{}\"\n",
+                "[[hosts]]\nurl = \"s3://{BUCKET}\"\nendpoint = \"http://{}\"\naccess_key_file = \"{}\"\n",
                 server.address,
                 key.display()
             )
@@ -95,7 +95,7 @@ impl Server {
 
     /// Where its objects lie: the keys of the host are paths below.
     pub fn objects(&self) -> PathBuf {
-        self.folder.join(BUCKET).join("sky")
+        self.folder.join(BUCKET)
     }
 
     /// Requests so far.

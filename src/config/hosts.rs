@@ -76,6 +76,17 @@ impl fmt::Debug for BucketKey {
 }
 
 impl HostPlace {
+    /// What tells it from all others: buckets of two stores may have one URL.
+    pub fn place(&self) -> String {
+        match &self.store {
+            HostStore::Folder(_) => self.url.clone(),
+            HostStore::Bucket(bucket) => match &bucket.endpoint {
+                Some(endpoint) => format!("{} at {endpoint}", self.url),
+                None => self.url.clone(),
+            },
+        }
+    }
+
     /// The folder of a folder host.
     pub fn folder(&self) -> Option<&Path> {
         match &self.store {

@@ -74,6 +74,8 @@ struct Streaming {
     rest: BodyStream,
     /// Bytes still to come; `None` for bodies whose length is not known before (listings).
     left_bytes: Option<u64>,
+    /// Told at the next poll.
+    broken: Option<BodyError>,
     meter: Meter,
 }
 
@@ -146,6 +148,9 @@ impl Body for ReplyBody {
 
 impl Streaming {
     fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some(error) = self.broken.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
         let next = match self.first.take() {
             Some(first) => Some(Ok(first)),
             None => std::task::ready!(self.rest.as_mut().poll_next(context)),
@@ -160,10 +165,17 @@ impl Streaming {
             None if self.left_bytes == Some(0) => return Poll::Ready(None),
             None => Err(BodyError::WrongLength),
         };
-        if let Err(error) = &outcome {
-            tracing::warn!(%error, "a reply was broken off after its first byte");
+        match outcome {
+            Ok(chunk) => Poll::Ready(Some(Ok(Frame::data(chunk)))),
+            Err(error) => {
+                tracing::warn!(%error, "a reply was broken off after its first byte");
+                // The server writes out what it has when a body lets it wait, and drops it when a body fails: the head and the
+                // bytes before the fault would never leave.
+                self.broken = Some(error);
+                context.waker().wake_by_ref();
+                Poll::Pending
+            }
         }
-        Poll::Ready(Some(outcome.map(Frame::data)))
     }
 
     /// A chunk on its way out. The server may stop polling after the last byte, so the end is noted here.
@@ -432,7 +444,13 @@ impl Delivery<'_> {
             meter.finish();
             return Ok(ReplyBody::full(first));
         }
-        Ok(ReplyBody::of(Kind::Stream(Box::new(Streaming { first: Some(first), rest, left_bytes: Some(length), meter }))))
+        Ok(ReplyBody::of(Kind::Stream(Box::new(Streaming {
+            first: Some(first),
+            rest,
+            left_bytes: Some(length),
+            broken: None,
+            meter,
+        }))))
     }
 
     /// The first part's bytes are fetched before the head leaves: the text before it is joined to them.
@@ -514,7 +532,7 @@ pub fn made_on_the_way(services: &Services, clock: &Clock, first: Bytes, rest: B
         first_byte: clock.started.elapsed(),
         counted: false,
     };
-    ReplyBody::of(Kind::Stream(Box::new(Streaming { first: Some(first), rest, left_bytes: length, meter })))
+    ReplyBody::of(Kind::Stream(Box::new(Streaming { first: Some(first), rest, left_bytes: length, broken: None, meter })))
 }
 
 /// Writes where the bytes came from and how long it took (RFC 9211, Server-Timing). No host names.

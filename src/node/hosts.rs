@@ -90,23 +90,25 @@ pub async fn open(
     let mut found = Vec::new();
     for (place, opened) in wanted.into_iter().zip(looked) {
         let (opened, seen) = opened?;
-        let remembered = known.ids.get(&place.url).copied();
+        let remembered = known.ids.get(&place.place()).copied();
         let id = match (seen, remembered) {
             (Ok(marker), _) => {
                 marker.verify(portal, remembered).map_err(|error| refused(&place, &error))?;
-                found.push((place.url.clone(), marker.host));
-                known.ids.insert(place.url.clone(), marker.host);
+                found.push((place.place(), marker.host));
+                known.ids.insert(place.place(), marker.host);
                 marker.host
             }
-            (Err(why), _) if why.refuses => return Err(NodeError::Hosts(format!("host {}: {}", place.url, why.text))),
+            (Err(why), _) if why.refuses => return Err(NodeError::Hosts(format!("host {}: {}", place.place(), why.text))),
             (Err(why), Some(id)) => {
-                tracing::warn!(host = place.url, why = why.text, "a known host is down");
+                tracing::warn!(host = place.place(), why = why.text, "a known host is down");
                 id
             }
-            (Err(why), None) if first => return Err(NodeError::Hosts(format!("host {} cannot be made: {}", place.url, why.text))),
+            (Err(why), None) if first => {
+                return Err(NodeError::Hosts(format!("host {} cannot be made: {}", place.place(), why.text)));
+            }
             (Err(why), None) => {
                 tracing::warn!(
-                    host = place.url,
+                    host = place.place(),
                     why = why.text,
                     "a host cannot be told apart and is left out until the next start"
                 );
@@ -115,7 +117,7 @@ pub async fn open(
         };
         let (space, peek) = (opened.folder.as_ref().map(FolderStore::space), opened.folder.clone());
         let peek = peek.map(|folder| Arc::new(folder) as Arc<dyn Peek>);
-        let options = HostOptions { id, portal, url: place.url.clone(), space, peek };
+        let options = HostOptions { id, portal, url: place.place(), space, peek };
         let host = Host::new(opened.store, options);
         open.hosts.push(host);
         open.places.push(place);
@@ -192,7 +194,7 @@ impl OpenStore {
                 let Bucket { bucket, prefix, endpoint, region, key, virtual_hosted } = (**bucket).clone();
                 let key = key.map(|key| (key.id, key.secret, key.session));
                 let options = BucketOptions { bucket, prefix, endpoint, region, key, virtual_hosted };
-                let store = bucket::open(options).map_err(|error| NodeError::Hosts(format!("host {}: {error}", place.url)))?;
+                let store = bucket::open(options).map_err(|error| NodeError::Hosts(format!("host {}: {error}", place.place())))?;
                 Ok(OpenStore { store, folder: None })
             }
         }
@@ -200,7 +202,7 @@ impl OpenStore {
 }
 
 fn refused(place: &HostPlace, error: &MarkerError) -> NodeError {
-    NodeError::Hosts(format!("host {}: {error}", place.url))
+    NodeError::Hosts(format!("host {}: {error}", place.place()))
 }
 
 /// Which host id was seen at which place.

@@ -57,7 +57,6 @@ async fn bucket_that_cannot_be_used() {
         let error = store.get(&record_path("a")).await.unwrap_err();
         // A store says "not found" of a bucket, too. The marker is what tells: without it a host is down, and never empty.
         assert!(!matches!(error, Error::NotFound { .. }) || what == "bucket", "{what}: {error}");
-        assert!(store.put(&record_path("a"), "x".into()).await.is_err(), "{what}");
         assert!(marker::read(&*store).await.is_err(), "{what}");
     }
 }
@@ -135,7 +134,7 @@ enum Marked {
 #[derive(Clone, Copy, PartialEq)]
 enum Names {
     Any,
-    /// The S3 server of these tests keeps each part as a file name. Others take keys of 1,024 bytes.
+    /// The S3 server of these tests makes a file name of twice the whole key. Others take keys of 1,024 bytes.
     OfFiles,
 }
 
@@ -340,13 +339,13 @@ async fn lists(store: &dyn ObjectStore) {
 }
 
 async fn odd_keys(store: &dyn ObjectStore, marked: Marked, names: Names) {
-    let length = if names == Names::Any { 262 } else { 250 };
+    let (length, shorter) = if names == Names::Any { (262, 200) } else { (60, 40) };
     let long = "f".repeat(length);
     let long2 = format!("{}e", "f".repeat(length - 1));
     let paths = [
         format!("records/pin/00/{long}/{}/ffff", "0".repeat(32)),
         format!("records/pin/00/{long2}/{}/ffff", "0".repeat(32)),
-        format!("records/pin/00/{}/{}/ffff", "f".repeat(200), "0".repeat(32)),
+        format!("records/pin/00/{}/{}/ffff", "f".repeat(shorter), "0".repeat(32)),
         "records/ipns/00/k2-odd_name.x/0".to_owned(),
     ];
     for path in &paths {

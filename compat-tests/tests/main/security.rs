@@ -157,12 +157,7 @@ async fn the_public_listener_has_no_admin_routes_and_no_writes() {
     let folder = tempfile::tempdir().expect("a folder");
     let gateway = Gateway::start(folder.path());
     let key = gateway.key_header();
-    for (method, route) in ROUTES.into_iter().chain([
-        ("GET", "/health"),
-        ("POST", "/skynet/skyfile"),
-        ("POST", "/api/v0/add"),
-        ("PUT", "/ipfs/bafkqaaa"),
-    ]) {
+    for (method, route) in ROUTES.into_iter().chain([("GET", "/health"), ("POST", "/api/v0/add"), ("PUT", "/ipfs/bafkqaaa")]) {
         if route == "/" {
             continue;
         }
