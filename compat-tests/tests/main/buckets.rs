@@ -79,9 +79,15 @@ async fn stored_on_buckets_and_read_by_a_fresh_node() {
     let other = Gateway::start_with(&second, &options);
     other.catalog_complete().await;
     read_all(&other, &contents, &added, "by a fresh node").await;
+    // What one of them takes in, a node that starts later has as well.
     let late = Content::file("late.bin", seeded_bytes(405, 5_000_000));
-    let late_added = gateway.upload(&late).await;
-    until("the second node finds it", Duration::from_secs(120), async || late.read_back(&other, &late_added).await).await;
+    let late_added = other.upload(&late).await;
+    let third = folder.path().join("third");
+    join_portal(&first, &third);
+    let third = Gateway::start_with(&third, &options);
+    third.catalog_complete().await;
+    late.assert_read_back(&third, &late_added).await;
+    assert!(third.stop().success());
     assert!(gateway.stop().success() && other.stop().success());
     assert!(buckets.servers.iter().all(|server| server.objects().join("skygate-host.json").is_file()));
 }
