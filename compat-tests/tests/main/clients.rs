@@ -178,7 +178,9 @@ fn a_film_is_sought_in_on_a_subdomain() {
                 film.addEventListener('error', () => failed(film.error.message)); }); \
                 if (film.readyState < 1) { await told('loadedmetadata'); } \
                 const sought = told('seeked'); film.currentTime = 15; await sought; return film.currentTime; })()";
-    assert_eq!(browser.evaluate(seek).as_f64(), Some(15.0));
+    let at = browser.evaluate(seek);
+    // A film that plays on has moved by some frames when it is asked.
+    assert!(at.as_f64().is_some_and(|at| (15.0..15.5).contains(&at)), "{at}");
     let parts = browser.received().iter().filter(|reply| reply.status == 206).count();
     assert!(parts >= 1, "{:?}", browser.received());
 }
