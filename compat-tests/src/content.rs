@@ -310,3 +310,21 @@ pub fn compare(target: &str, answer: &Answer, bytes: &[u8]) -> Result<(), String
     }
     Ok(())
 }
+
+/// Uploads each, and expects success.
+pub async fn upload_all(gateway: &Gateway, contents: &[Content]) -> Vec<Added> {
+    let mut added = Vec::new();
+    for content in contents {
+        added.push(gateway.upload(content).await);
+    }
+    added
+}
+
+/// Reads each back; a wrong one fails the test, with `what` was going on.
+pub async fn read_all(gateway: &Gateway, contents: &[Content], added: &[Added], what: &str) {
+    for (content, added) in contents.iter().zip(added) {
+        if let Err(error) = content.read_back(gateway, added).await {
+            panic!("{what}: {}: {error}\n{}", content.name, gateway.log());
+        }
+    }
+}

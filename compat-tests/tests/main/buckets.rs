@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 use compat_tests::buckets::{Buckets, Mood};
-use compat_tests::content::{Added, Content, Item};
+use compat_tests::content::{Content, Item, read_all, upload_all};
 use compat_tests::damage::{flip, sector_files};
 use compat_tests::{Gateway, Options, seeded, seeded_bytes, until};
 use rand::seq::SliceRandom;
@@ -26,22 +26,6 @@ fn contents() -> Vec<Content> {
         Content::file("slabs.bin", seeded_bytes(403, 30_000_000)),
         Content::folder("site", site.chain([("video.bin".to_owned(), Item::File(seeded_bytes(404, 7_000_000)))])),
     ]
-}
-
-async fn upload_all(gateway: &Gateway, contents: &[Content]) -> Vec<Added> {
-    let mut added = Vec::new();
-    for content in contents {
-        added.push(gateway.upload(content).await);
-    }
-    added
-}
-
-async fn read_all(gateway: &Gateway, contents: &[Content], added: &[Added], what: &str) {
-    for (content, added) in contents.iter().zip(added) {
-        if let Err(error) = content.read_back(gateway, added).await {
-            panic!("{what}: {}: {error}\n{}", content.name, gateway.log());
-        }
-    }
 }
 
 fn some_of(random: &mut ChaCha8Rng, count: usize) -> Vec<usize> {

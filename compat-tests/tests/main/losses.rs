@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
-use compat_tests::content::{Added, Content, Item, compare};
+use compat_tests::content::{Added, Content, Item, compare, read_all, upload_all};
 use compat_tests::damage::{Away, copy_folder, data_bytes, flip, flip_row, sector_files, spoil_log};
 use compat_tests::wire::{self, Answer};
 use compat_tests::{Gateway, Options, Tier, host_folders, seeded, seeded_bytes, tier, until};
@@ -29,22 +29,6 @@ fn contents() -> Vec<Content> {
         Content::file("slabs.bin", seeded_bytes(203, 60_000_000)),
         Content::folder("site", site.chain([("video.bin".to_owned(), Item::File(seeded_bytes(204, 7_000_000)))])),
     ]
-}
-
-async fn upload_all(gateway: &Gateway, contents: &[Content]) -> Vec<Added> {
-    let mut added = Vec::new();
-    for content in contents {
-        added.push(gateway.upload(content).await);
-    }
-    added
-}
-
-async fn read_all(gateway: &Gateway, contents: &[Content], added: &[Added], what: &str) {
-    for (content, added) in contents.iter().zip(added) {
-        if let Err(error) = content.read_back(gateway, added).await {
-            panic!("{what}: {}: {error}\n{}", content.name, gateway.log());
-        }
-    }
 }
 
 /// All ways to take `count` of `from`, in random order, cut to what the tier allows.
