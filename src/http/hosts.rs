@@ -13,7 +13,7 @@ use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use crate::access::is_loopback_host;
 use crate::address::domain::{HostKind, HostName, LABEL_BYTES_MAX, LabelTooLong, inline_name, label_of_cid, uninline_name};
 use crate::address::{Address, Skylink, parse_cid};
-use crate::names::{IpnsName, NameError};
+use crate::names::IpnsName;
 
 use super::ask::{Ask, Namespace, Place, Route, Scheme, Trust};
 use super::refusal::Refusal;
@@ -227,7 +227,7 @@ pub async fn arrive(services: &Services, ask: &mut Ask, headers: &HeaderMap) -> 
         }
         HostRoute::Other => {
             let host = host.expect("it has a name");
-            if rules.dnslink == DnslinkHosts::Any && has_dnslink(services, ask, &host.name).await? {
+            if rules.dnslink == DnslinkHosts::Any && services.names.has_dnslink(&host.name).await? {
                 at_dnslink(ask, headers, &host)?;
                 return Ok(None);
             }
@@ -246,14 +246,6 @@ pub async fn arrive(services: &Services, ask: &mut Ask, headers: &HeaderMap) -> 
 /// Answered on portal domains only.
 fn of_portal(route: Route) -> bool {
     matches!(route, Route::Skylink | Route::Portal)
-}
-
-/// A failure to find out is not an absence. But a content path says itself what it wants, whatever the host is.
-async fn has_dnslink(services: &Services, ask: &Ask, name: &str) -> Result<bool, Refusal> {
-    match services.names.has_dnslink(name).await {
-        Err(NameError::Transient { .. }) if matches!(ask.route, Route::Ipfs | Route::Ipns) => Ok(false),
-        found => Ok(found?),
-    }
 }
 
 fn at_dnslink(ask: &mut Ask, headers: &HeaderMap, host: &HostName) -> Result<(), Refusal> {
@@ -276,7 +268,7 @@ async fn at_domain(
             if services.options.hosts.is_portal(ask) {
                 return Ok(None);
             }
-            if domain.name.contains('.') && has_dnslink(services, ask, &host.name).await? {
+            if domain.name.contains('.') && services.names.has_dnslink(&host.name).await? {
                 at_dnslink(ask, headers, host)?;
             } else if of_portal(ask.route) {
                 return Err(Refusal::NoRoute);

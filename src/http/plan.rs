@@ -11,6 +11,8 @@ use ::http::StatusCode;
 use ::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use bytes::Bytes;
 
+use super::refusal::Refusal;
+
 /// `/ipfs/` never changes (`ipfs-gateway.md` 2.1): 48 weeks, immutable.
 pub const CACHE_IMMUTABLE: &str = "public, max-age=29030400, immutable";
 /// Listings are HTML of this program's making over content that never changes: a week, then revalidate.
@@ -112,9 +114,14 @@ pub fn decide(conditions: &Conditions, representation: &Representation) -> Decis
     }
 }
 
-/// True if a listing or another body without ranges is what the client already has.
-pub fn not_modified(conditions: &Conditions, etag: &str) -> bool {
-    conditions.if_none_match.as_ref().is_some_and(|list| etag_listed(list, etag.as_bytes(), Comparison::Weak))
+/// The same for a listing or another body without ranges and dates: true if it is what the client already has. An error
+/// if it is not what the client wants to go on with (RFC 9110 13.1.1).
+pub fn not_modified(conditions: &Conditions, etag: &str) -> Result<bool, Refusal> {
+    let listed = |list: &Option<String>, comparison| list.as_ref().map(|list| etag_listed(list, etag.as_bytes(), comparison));
+    if listed(&conditions.if_match, Comparison::Strong) == Some(false) {
+        return Err(Refusal::Precondition);
+    }
+    Ok(listed(&conditions.if_none_match, Comparison::Weak) == Some(true))
 }
 
 /// RFC 9110 8.8.3.2.
@@ -496,6 +503,6 @@ mod tests {
         headers.append(header::IF_NONE_MATCH, HeaderValue::from_static("\"bafy\""));
         let conditions = Conditions::of(&headers);
         assert_eq!(decide(&conditions, &file(3)), Decision::NotModified);
-        assert!(not_modified(&conditions, "\"bafy\""));
+        assert!(not_modified(&conditions, "\"bafy\"").is_ok_and(|known| known));
     }
 }

@@ -11,6 +11,7 @@ use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig, ResolverOpts};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
+use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
 
 /// Longest look-up, with its retries and CNAMEs. A visitor waits for it; working resolvers need a tenth of a second.
@@ -133,7 +134,10 @@ impl TxtSource for DnsResolver {
 
 fn sort_out(error: NetError) -> TxtError {
     match error {
-        NetError::Dns(DnsError::NoRecordsFound(absent)) => {
+        // A server that refuses or fails has not said that there is nothing.
+        NetError::Dns(DnsError::NoRecordsFound(absent))
+            if matches!(absent.response_code, ResponseCode::NoError | ResponseCode::NXDomain) =>
+        {
             let told = absent.negative_ttl.map_or(ABSENCE_DEFAULT, |seconds| Duration::from_secs(u64::from(seconds)));
             TxtError::NoRecord { negative_ttl: told.clamp(ABSENCE_MIN, ABSENCE_MAX) }
         }
@@ -143,7 +147,7 @@ fn sort_out(error: NetError) -> TxtError {
 
 #[cfg(test)]
 mod tests {
-    use hickory_resolver::proto::op::{Message, ResponseCode};
+    use hickory_resolver::proto::op::Message;
     use hickory_resolver::proto::rr::Record;
     use hickory_resolver::proto::rr::rdata::{CNAME, SOA, TXT};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -77,12 +77,9 @@ impl Located {
         [&self.prefix[..], &bytes, &self.suffix].concat().into()
     }
 
-    /// Where its bytes lie in the content of this skyfile, if they do.
-    pub fn stretch_of(&self, root: &Root) -> Option<std::ops::Range<u64>> {
-        match &self.place {
-            LocatedPlace::Stored(extent) if extent.content.root == *root => Some(extent.start..extent.start + extent.length),
-            _ => None,
-        }
+    /// Only a leaf is kept as a stretch of its file with a frame around it.
+    pub fn is_framed_leaf(&self) -> bool {
+        !self.prefix.is_empty() || !self.suffix.is_empty()
     }
 
     /// The extent that is the whole block, when nothing stands around it.

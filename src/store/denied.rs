@@ -12,15 +12,13 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 
-use bytes::Bytes;
 use futures::stream::{FuturesUnordered, StreamExt};
 
-use crate::address::{Cid, Multihash, SkylinkKind, cid_v1, codec};
+use crate::address::{Cid, Multihash, SkylinkKind, codec, hash};
 use crate::deny::{DenyList, DenyStatus, Reason, Subject, blocklist_hash};
 use crate::measure::Trace;
 use crate::sector::Root;
-use crate::tree::build::SMALL_LEAF_BYTES;
-use crate::tree::{FileNode, TreeNode, ipld, parse_node};
+use crate::tree::{FileNode, TreeNode, parse_node};
 
 use super::blocklist::Blocklist;
 use super::blocks::OpenPin;
@@ -32,21 +30,20 @@ const PORTAL_LIST: &str = "of this portal";
 
 /// Skyfiles whose denied stretches are remembered.
 const SKYFILES_REMEMBERED_MAX: u64 = 16_384;
-/// Blocks that are gone through below one denied block, to find the stretches of its file: a file of 256 GiB has as many.
-/// Of a larger one the whole skyfile is denied.
-const BLOCKS_BELOW_MAX: usize = 1 << 20;
+/// Files and folders that are looked through, to find which hold a denied block: as many as an upload has. Beyond it the
+/// whole skyfile is denied.
+const ENTRIES_LOOKED_AT_MAX: usize = 1 << 20;
 /// Files whose verdict is remembered.
 const FILES_REMEMBERED_MAX: u64 = 65_536;
 /// Interior nodes of a file that are looked through before its first byte: of 11 GiB in 256-KiB leaves, or 256 GiB in
 /// leaves of a MiB. The leaves of larger files are checked as they are read, and a denied one breaks the reply off.
 const FILE_NODES_MAX: usize = 256;
+/// The same for the files of a skyfile that is known to hold a denied block: a file with more is denied whole.
+const PIN_FILE_NODES_MAX: usize = 16_384;
 /// Of them, read at once.
 const FILE_NODES_AT_ONCE: usize = 8;
-
-/// All chunkers here cut files at multiples of this.
-const CHUNK_BYTES_MIN: u64 = 256 << 10;
-/// Files of one skyfile that are compared with one denied leaf: at most 128 MiB, once for each version of the lists.
-const COMPARED_MAX: usize = 4096;
+/// Blocks of one file that are remembered while it is looked through, at most about 30 MiB.
+const BLOCKS_SEEN_MAX: usize = 1 << 18;
 
 /// The lists in force.
 pub struct Denied {
@@ -65,6 +62,17 @@ pub struct Denied {
 struct Stretch {
     bytes: Range<u64>,
     reason: Reason,
+}
+
+/// What was found below a node.
+#[derive(Default)]
+struct Below {
+    /// Why a block is denied.
+    reason: Option<Reason>,
+    /// Something could not be read.
+    failure: Option<StoreError>,
+    /// There is more than was looked at.
+    cut: bool,
 }
 
 impl Denied {
@@ -147,9 +155,9 @@ impl Inner {
         let reason = match self.denied.files.get(&key) {
             Some(reason) => reason,
             None => {
-                let (reason, sure) = self.denied_leaf(&file.node, trace).await;
-                let reason = reason.map(Arc::new);
-                if sure {
+                let below = self.look_below(&file.node, FILE_NODES_MAX, trace).await;
+                let reason = below.reason.map(Arc::new);
+                if reason.is_some() || below.failure.is_none() {
                     self.denied.files.insert(key, reason.clone());
                 }
                 reason
@@ -158,37 +166,54 @@ impl Inner {
         reason.map_or(Ok(()), |reason| Err(StoreError::denied((*reason).clone())))
     }
 
-    /// Why a block below this node is denied, if one is that can be known, and whether asking again would give the same.
-    async fn denied_leaf(self: &Arc<Self>, top: &Arc<FileNode>, trace: &Arc<Trace>) -> (Option<Reason>, bool) {
+    /// Looks for a denied block below this node, and reads at most `nodes_max` nodes for it.
+    async fn look_below(self: &Arc<Self>, top: &Arc<FileNode>, nodes_max: usize, trace: &Arc<Trace>) -> Below {
         let mut open = vec![top.clone()];
         let mut reads = FuturesUnordered::new();
         let mut waiting: Vec<Cid> = Vec::new();
-        let (mut seen, mut sure) = (HashSet::new(), true);
+        let (mut seen, mut nodes_left) = (HashSet::new(), nodes_max);
+        let mut below = Below::default();
         loop {
-            for node in std::mem::take(&mut open) {
-                for child in &node.children {
-                    if let Err(reason) = self.denied.allow_hash(child.cid.hash()) {
-                        return (Some(reason), true);
-                    }
-                    let interior = child.cid.codec() != codec::RAW && seen.len() < FILE_NODES_MAX;
-                    if interior && seen.insert(child.cid.hash().to_bytes()) {
-                        waiting.push(child.cid);
-                    }
+            for child in std::mem::take(&mut open).iter().flat_map(|node| &node.children) {
+                if let Err(reason) = self.denied.allow_hash(child.cid.hash()) {
+                    return Below { reason: Some(reason), ..below };
                 }
+                if child.cid.codec() == codec::RAW || seen.contains(child.cid.hash()) {
+                    continue;
+                }
+                if seen.len() == BLOCKS_SEEN_MAX {
+                    below.cut = true;
+                    break;
+                }
+                seen.insert(*child.cid.hash());
+                waiting.push(child.cid);
             }
-            while reads.len() < FILE_NODES_AT_ONCE
+            while reads.len() < FILE_NODES_AT_ONCE.min(nodes_left)
                 && let Some(cid) = waiting.pop()
             {
-                reads.push(async move { self.index_block(&cid, trace).await.and_then(|block| Ok(parse_node(&cid, &block)?)) });
+                reads.push(async move { self.node_below(&cid, trace).await });
             }
-            match reads.next().await {
-                None => return (None, sure),
-                Some(Ok(TreeNode::File(node))) => open.push(node),
-                Some(Ok(_)) => {}
-                Some(Err(StoreError::Denied(reason))) => return (Some(*reason), true),
-                Some(Err(_)) => sure = false,
+            let Some(read) = reads.next().await else {
+                below.cut |= !waiting.is_empty();
+                return below;
+            };
+            match read {
+                Ok(None) => continue,
+                Ok(Some(TreeNode::File(node))) => open.push(node),
+                Ok(Some(_)) => {}
+                Err(StoreError::Denied(reason)) => return Below { reason: Some(*reason), ..below },
+                Err(failure) => below.failure = Some(failure),
             }
+            nodes_left -= 1;
         }
+    }
+
+    /// A node of a file; `None` if where its bytes lie says that it is a leaf.
+    async fn node_below(self: &Arc<Self>, cid: &Cid, trace: &Arc<Trace>) -> Result<Option<TreeNode>, StoreError> {
+        if cid.hash().code() != hash::IDENTITY && self.locate(cid.hash(), trace).await?.is_framed_leaf() {
+            return Ok(None);
+        }
+        Ok(Some(parse_node(cid, &self.index_block(cid, trace).await?)?))
     }
 
     /// Other rules are in force: what was found under the old ones is forgotten.
@@ -238,28 +263,27 @@ impl Inner {
                 stretches.push(Stretch { bytes: 0..u64::MAX, reason });
                 continue;
             }
-            let blocks = self.denied_blocks(&open, trace).await?;
-            let first = blocks.first().map(|(_, reason)| reason.clone());
-            for (multihash, reason) in blocks {
-                self.stretches_below(&open, root, (multihash, reason), &mut stretches, trace).await?;
-            }
-            if let Some(reason) = first {
+            if let Some(reason) = self.denied_block(&open, trace).await? {
                 self.stretches_of_files(&open, root, &reason, &mut stretches, trace).await?;
             }
         }
         Ok(stretches)
     }
 
-    /// The blocks of a pin that are denied. Of blocks whose digest has not 32 bytes a pack keeps no CID: they come by import,
-    /// which makes no skyfile but the pack.
-    async fn denied_blocks(&self, open: &OpenPin, trace: &Arc<Trace>) -> Result<Vec<(Multihash, Reason)>, StoreError> {
+    /// Why some block of a pin is denied, if one is. Of blocks whose digest has not 32 bytes a pack keeps no CID: they come by
+    /// import, which makes no skyfile but the pack.
+    async fn denied_block(&self, open: &OpenPin, trace: &Arc<Trace>) -> Result<Option<Reason>, StoreError> {
         let in_pin = open.pin.rows.iter().filter_map(|row| Multihash::from_bytes(row.multihash_bytes()).ok());
-        let mut found: Vec<_> =
-            in_pin.filter_map(|hash| self.denied.allow_hash(&hash).err().map(|reason| (hash, reason))).collect();
-        if let Some(pack) = open.pack() {
+        let mut found = in_pin.filter_map(|hash| self.denied.allow_hash(&hash).err()).next();
+        if let Some(pack) = open.pack()
+            && found.is_none()
+        {
             let look = |key: &[u8; 32], code: u32| {
-                let hash = Multihash::wrap(code.into(), key).ok();
-                found.extend(hash.and_then(|hash| self.denied.allow_hash(&hash).err().map(|reason| (hash, reason))));
+                if let Ok(hash) = Multihash::wrap(code.into(), key)
+                    && found.is_none()
+                {
+                    found = self.denied.allow_hash(&hash).err();
+                }
                 Ok(())
             };
             self.each_key_of_pack(pack, trace, look).await?;
@@ -286,11 +310,11 @@ impl Inner {
         while let Some((path, cid, above)) = waiting.pop() {
             let reason = above.or_else(|| self.denied.allow_hash(cid.hash()).err());
             looked_at += 1;
-            if looked_at > BLOCKS_BELOW_MAX {
+            if looked_at > ENTRIES_LOOKED_AT_MAX {
                 stretches.push(Stretch { bytes: 0..u64::MAX, reason: some_reason.clone() });
                 return Ok(());
             }
-            let (below, reason) = self.look_into(open, &path, &cid, reason, trace).await?;
+            let (below, reason) = self.look_into(open, &path, &cid, (reason, some_reason), trace).await?;
             waiting.extend(below);
             if let Some(reason) = reason {
                 let bytes = subfiles
@@ -308,7 +332,7 @@ impl Inner {
         open: &OpenPin,
         path: &str,
         cid: &Cid,
-        reason: Option<Reason>,
+        (reason, some_reason): (Option<Reason>, &Reason),
         trace: &Arc<Trace>,
     ) -> Result<(Vec<(String, Cid, Option<Reason>)>, Option<Reason>), StoreError> {
         if cid.codec() != codec::DAG_PB {
@@ -330,77 +354,15 @@ impl Inner {
                 (entries.chain(shards).collect(), None)
             }
             TreeNode::File(_) if reason.is_some() => (Vec::new(), reason),
-            TreeNode::File(file) => (Vec::new(), self.denied_leaf(&file, trace).await.0),
+            TreeNode::File(file) => {
+                let below = self.look_below(&file, PIN_FILE_NODES_MAX, trace).await;
+                match below.failure {
+                    Some(failure) if below.reason.is_none() => return Err(failure),
+                    _ => (Vec::new(), below.reason.or(below.cut.then(|| some_reason.clone()))),
+                }
+            }
             _ => (Vec::new(), None),
         })
-    }
-
-    /// Where the bytes of a denied block and of all below it lie in the skyfile.
-    async fn stretches_below(
-        self: &Arc<Self>,
-        open: &OpenPin,
-        root: &Root,
-        (top, reason): (Multihash, Reason),
-        stretches: &mut Vec<Stretch>,
-        trace: &Arc<Trace>,
-    ) -> Result<(), StoreError> {
-        let mut seen = HashSet::new();
-        let mut waiting = vec![top];
-        while let Some(multihash) = waiting.pop() {
-            if !seen.insert(multihash.to_bytes()) {
-                continue;
-            }
-            if seen.len() > BLOCKS_BELOW_MAX {
-                tracing::warn!(list = %reason.list, line = reason.line, "more lies below a denied block than is looked through: the whole upload is denied");
-                stretches.push(Stretch { bytes: 0..u64::MAX, reason });
-                return Ok(());
-            }
-            let Some(located) = self.find_row(open, &multihash.to_bytes(), &multihash, trace).await? else { continue };
-            if let Some(bytes) = located.stretch_of(root) {
-                stretches.push(Stretch { bytes, reason: reason.clone() });
-                continue;
-            }
-            // Kept in the pack: a node, whose children may be in the skyfile, or a small leaf, which is there as well.
-            let block = self.assemble_index(&located, trace).await?;
-            let digest = multihash.digest().try_into().unwrap_or_default();
-            if let Ok(links) = ipld::links(&cid_v1(codec::DAG_PB, digest), &block) {
-                waiting.extend(links.iter().map(|link| *link.hash()));
-            }
-            let found = self.copies_of(open, root, &block, trace).await?;
-            stretches.extend(found.into_iter().map(|bytes| Stretch { bytes, reason: reason.clone() }));
-        }
-        Ok(())
-    }
-
-    /// Where the bytes of a leaf that a pack keeps by itself lie in the skyfile: the pack's row no longer says. Such a leaf is
-    /// a whole file or the end of one, so files of a fitting length are compared.
-    async fn copies_of(
-        &self,
-        open: &OpenPin,
-        root: &Root,
-        block: &Bytes,
-        trace: &Arc<Trace>,
-    ) -> Result<Vec<Range<u64>>, StoreError> {
-        let length = block.len() as u64;
-        let Some(skyfile) = open.pin.skyfiles.iter().find(|skyfile| skyfile.root == root.0) else { return Ok(Vec::new()) };
-        if length == 0 || length > SMALL_LEAF_BYTES as u64 {
-            return Ok(Vec::new());
-        }
-        let open = self.skyfile_head(*root, skyfile.used, trace).await?;
-        let files = open.head.metadata.subfiles.values().map(|file| (file.offset_bytes, file.len_bytes));
-        let whole = Some((0, open.head.size_bytes)).filter(|_| open.head.metadata.subfiles.is_empty());
-        let ends = files.chain(whole).filter_map(|(offset, size)| {
-            let end = offset.checked_add(size).filter(|end| *end <= open.head.size_bytes)?;
-            (size >= length && (size - length).is_multiple_of(CHUNK_BYTES_MIN)).then_some(end - length..end)
-        });
-        let mut copies = Vec::new();
-        for (count, bytes) in ends.enumerate() {
-            // What cannot be compared any more is not served either.
-            if count >= COMPARED_MAX || self.contents.fetch(&open.content, bytes.clone(), trace).await? == *block {
-                copies.push(bytes);
-            }
-        }
-        Ok(copies)
     }
 }
 

@@ -111,7 +111,7 @@ pub async fn reply(services: &Services, ask: &Ask, target: &Target, clock: &Cloc
     let mut headers = headers::of_format(ask, target, (&end, &roots), &kind, &parameters);
     headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("none"));
     let etag = car.etag(target, &end);
-    let known = not_modified(&ask.conditions, &etag);
+    let known = not_modified(&ask.conditions, &etag)?;
     headers.insert(header::ETAG, ascii(etag));
     let located = clock.started.elapsed();
     let (status, body) = if known {

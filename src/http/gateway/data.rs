@@ -85,7 +85,7 @@ async fn show(services: &Services, ask: &Ask, target: &Target, clock: &Clock, fo
     if let Some(rule) = target.cache_control(CACHE_LISTING) {
         headers.insert(header::CACHE_CONTROL, rule);
     }
-    let known = not_modified(&ask.conditions, &etag);
+    let known = not_modified(&ask.conditions, &etag)?;
     headers.insert(header::ETAG, ascii(etag));
     let mut reply = if known {
         let mut reply = Response::new(ReplyBody::empty());

@@ -44,7 +44,7 @@ pub async fn reply(services: &Services, ask: &Ask, clock: &Clock, listed: Listed
     if let Some(rule) = listed.target.cache_control(CACHE_LISTING) {
         headers.insert(header::CACHE_CONTROL, rule);
     }
-    if not_modified(&ask.conditions, &etag) {
+    if not_modified(&ask.conditions, &etag)? {
         headers.insert(header::ETAG, ascii(etag));
         return Ok(finish(StatusCode::NOT_MODIFIED, headers, ReplyBody::empty(), clock, located));
     }

@@ -186,7 +186,7 @@ async fn reply_to(services: &Services, ask: &Ask, target: &Target, clock: &Clock
             listing::reply(services, ask, clock, listing::Listed { target, dir, cid, headers }).await
         }
         Answer::AddSlash => Ok(redirect(StatusCode::MOVED_PERMANENTLY, ask, target, clock, &format!("{}/", ask.path))),
-        Answer::NotFound { missing, roots: _ } if target.place != Place::Path && ask.format == Format::Deserialized => {
+        Answer::NotFound { missing, roots: _ } if target.place != Place::Path && asks_for_page(ask) => {
             redirects::on_missing(services, ask, target, clock, missing).await
         }
         Answer::NotFound { missing, roots: _ } => Err(Refusal::NoSuchPath { missing }),
@@ -199,6 +199,16 @@ async fn reply_to(services: &Services, ask: &Ask, target: &Target, clock: &Clock
         }
         Answer::NotUnixfs { cid, codec: codec::JSON | codec::CBOR, .. } => Err(Refusal::InsideBlock(Box::new(cid))),
         Answer::NotUnixfs { codec, .. } => Err(Refusal::NotUnixfs { codec }),
+    }
+}
+
+/// Whether what is served is what a browser would get. JSON in Accept is what programs of sites send by habit; of UnixFS
+/// it changes nothing.
+fn asks_for_page(ask: &Ask) -> bool {
+    match ask.format {
+        Format::Deserialized => true,
+        Format::Json | Format::Cbor => ask.format_by == FormatBy::Accept,
+        _ => false,
     }
 }
 

@@ -48,7 +48,7 @@ pub async fn reply(services: &Services, ask: &Ask, target: &Target, clock: &Cloc
     let mut headers = headers::of_format(ask, target, (&cid, &roots), &kind, &[]);
     headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("none"));
     let etag = format!("W/\"{cid}.x-tar\"");
-    let known = not_modified(&ask.conditions, &etag);
+    let known = not_modified(&ask.conditions, &etag)?;
     headers.insert(header::ETAG, ascii(etag));
     let located = clock.started.elapsed();
     let rules = services.content.has_deny_rules().then(|| PathRules { content: services.content.clone(), target: target.clone() });
@@ -59,10 +59,11 @@ pub async fn reply(services: &Services, ask: &Ask, target: &Target, clock: &Cloc
         (StatusCode::NOT_MODIFIED, ReplyBody::empty())
     } else {
         archive.open(cid.to_string(), cid).await?;
+        // As for GET the first entries have to be there.
+        let first = archive.next().await?.unwrap_or_default();
         if ask.method == Method::HEAD {
             (StatusCode::OK, ReplyBody::empty())
         } else {
-            let first = archive.next().await?.unwrap_or_default();
             let rest =
                 stream::try_unfold(archive, |mut archive| async move { Ok(archive.next().await?.map(|chunk| (chunk, archive))) });
             (StatusCode::OK, made_on_the_way(services, clock, first, rest.boxed(), None))
