@@ -258,7 +258,7 @@ impl Ask {
             origin: text(headers, header::ORIGIN).map(str::to_owned),
             reader: reader(path, headers),
             conditions: Conditions::of(headers),
-            only_if_cached: list(headers, header::CACHE_CONTROL).is_some_and(|v| list_has(&v, "only-if-cached")),
+            only_if_cached: whole_list(headers, header::CACHE_CONTROL).is_some_and(|v| list_has(&v, "only-if-cached")),
             service_worker: text(headers, SERVICE_WORKER).is_some_and(|v| v.trim().eq_ignore_ascii_case("script")),
         })
     }
@@ -341,7 +341,7 @@ pub fn reader(path: &str, headers: &HeaderMap) -> Reader {
 }
 
 fn page_reader(headers: &HeaderMap) -> Reader {
-    let html = list(headers, header::ACCEPT)
+    let html = whole_list(headers, header::ACCEPT)
         .is_some_and(|accept| accept_types(&accept).any(|(kind, ..)| kind.eq_ignore_ascii_case("text/html")));
     if html { Reader::Html } else { Reader::Text }
 }
@@ -385,7 +385,7 @@ fn skylink_segment(path: &str) -> Option<&str> {
 
 /// `format=` wins over Accept (IPIP-0523); what Accept says beside the same media type still counts.
 fn format(query: Option<&str>, headers: &HeaderMap) -> Result<AskedFormat, Refusal> {
-    let accept = &list(headers, header::ACCEPT).unwrap_or_default();
+    let accept = &whole_list(headers, header::ACCEPT).unwrap_or_default();
     let Some(name) = query.and_then(|query| parameter(query, "format")) else { return Ok(format_of_accept(accept)) };
     let Some((_, format)) = Format::NAMES.iter().find(|(known, _)| *known == name) else {
         return Err(Refusal::UnknownFormat(name.chars().take(64).collect()));
@@ -453,7 +453,7 @@ pub(super) fn text(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
 }
 
 /// A header that is a list: several lines are one (RFC 9110 5.3).
-pub(super) fn list(headers: &HeaderMap, name: HeaderName) -> Option<Cow<'_, str>> {
+pub(super) fn whole_list(headers: &HeaderMap, name: HeaderName) -> Option<Cow<'_, str>> {
     let mut lines = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
     let mut joined = Cow::Borrowed(lines.next()?);
     for line in lines {

@@ -16,7 +16,7 @@ use crate::address::parse_cid;
 use crate::deny::Subject;
 use crate::names::{IPNS_RECORD_BYTES_MAX, IpnsName, NameError};
 
-use super::ask::{Ask, list, text};
+use super::ask::{Ask, text, whole_list};
 use super::caller::{Sender, Work};
 use super::gateway::ipns_record::{IPNS_RECORD_TYPE, expires, send};
 use super::plan::ascii;
@@ -54,7 +54,7 @@ where
 
 /// Nothing is known: 200 all the same (IPIP-0513), as JSON or as a stream of no lines.
 fn empty(ask: &Ask, headers: &HeaderMap, list: &str) -> Reply {
-    let lines = list(headers, header::ACCEPT).is_some_and(|accept| names_type(&accept, "application/x-ndjson"));
+    let lines = whole_list(headers, header::ACCEPT).is_some_and(|accept| names_type(&accept, "application/x-ndjson"));
     let mut reply = match lines {
         true => made_here(StatusCode::OK, "application/x-ndjson", &ask.method, ""),
         false => made_here(StatusCode::OK, "application/json", &ask.method, format!("{{\"{list}\":[]}}\n")),
@@ -64,7 +64,7 @@ fn empty(ask: &Ask, headers: &HeaderMap, list: &str) -> Reply {
 }
 
 async fn get_record(services: &Services, ask: &Ask, clock: &Clock, headers: &HeaderMap, name: &str) -> Result<Reply, Refusal> {
-    if !list(headers, header::ACCEPT).is_some_and(|accept| names_type(&accept, IPNS_RECORD_TYPE)) {
+    if !whole_list(headers, header::ACCEPT).is_some_and(|accept| names_type(&accept, IPNS_RECORD_TYPE)) {
         return Err(IpnsRefusal::NotARecord.into());
     }
     check_name(services, name)?;
