@@ -8,6 +8,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use compat_tests::Gateway;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -18,6 +22,8 @@ use crate::{process, runtime};
 const REPLY_MAX: Duration = Duration::from_secs(30);
 /// Replies whose bytes are compared: one in this many. Comparing all of them would cost the server's cores.
 const COMPARED: usize = 8;
+/// Read of a stream at once.
+const PART_BYTES: usize = 256 << 10;
 /// Longest head that is read.
 const HEAD_BYTES_MAX: usize = 16 << 10;
 
@@ -86,7 +92,7 @@ pub fn quantiles(latencies_ms: &[f64]) -> String {
 
 /// Sends `want(0)`, `want(1)`, … over some connections, each waiting for its reply. The first wrong reply ends the run.
 pub fn run<'a>(gateway: &Gateway, connections: usize, until: Until, want: impl Fn(usize) -> Want<'a>) -> Result<Outcome, String> {
-    let address: SocketAddr = gateway.public.trim_start_matches("http://").parse().expect("a listener has an address");
+    let address = address(gateway);
     let runtime = runtime();
     let next = AtomicUsize::new(0);
     let (server, client) = (process::cpu_seconds(&[gateway.pid()]), process::own_cpu_seconds());
@@ -109,6 +115,104 @@ pub fn run<'a>(gateway: &Gateway, connections: usize, until: Until, want: impl F
     Ok(outcome)
 }
 
+/// Sends `want(0)`, `want(1)`, … at random times that come to `rate` a second, whatever the replies do, and counts each
+/// latency from the moment it was meant to be sent: a request that had to wait for its turn waited.
+pub fn open_loop<'a>(
+    gateway: &Gateway,
+    rate: f64,
+    count: usize,
+    seed: u64,
+    want: impl Fn(usize) -> Want<'a>,
+) -> Result<Outcome, String> {
+    let address = address(gateway);
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    let mut at = 0.0;
+    let gaps = (0..count).map(|_| {
+        at -= random.random_range(f64::MIN_POSITIVE..1.0).ln() / rate;
+        Duration::from_secs_f64(at)
+    });
+    let times: Vec<Duration> = gaps.collect();
+    let (server, client) = (process::cpu_seconds(&[gateway.pid()]), process::own_cpu_seconds());
+    let begin = Instant::now();
+    let (due, mut dues) = tokio::sync::mpsc::unbounded_channel();
+    let mut outcome = std::thread::scope(|scope| {
+        // A thread keeps time: timers of the runtime are right to a millisecond only.
+        scope.spawn(|| {
+            let due = due;
+            for (number, time) in times.iter().enumerate() {
+                std::thread::sleep(time.saturating_sub(begin.elapsed()));
+                if due.send((number, begin + *time)).is_err() {
+                    return;
+                }
+            }
+        });
+        runtime().block_on(async {
+            let mut idle: Vec<Connection> = Vec::new();
+            let mut running = FuturesUnordered::new();
+            let mut outcome = Outcome::default();
+            loop {
+                tokio::select! {
+                    Some((number, time)) = dues.recv() => {
+                        let (connection, want) = (idle.pop(), want(number));
+                        running.push(async move {
+                            let mut connection = match connection {
+                                Some(connection) => connection,
+                                None => Connection::open(address).await?,
+                            };
+                            let class = connection.ask_in_time(&want, number).await?.class;
+                            Ok::<_, String>((connection, class, time.elapsed()))
+                        });
+                    }
+                    Some(answered) = running.next() => {
+                        let (connection, class, latency) = answered?;
+                        idle.push(connection);
+                        outcome.latencies_ms.push(latency.as_secs_f64() * 1e3);
+                        *outcome.classes.entry(class).or_default() += 1;
+                    }
+                    else => return Ok::<_, String>(outcome),
+                }
+            }
+        })
+    })?;
+    outcome.seconds = begin.elapsed().as_secs_f64();
+    outcome.server_cpu_seconds = process::cpu_seconds(&[gateway.pid()]) - server;
+    outcome.client_cpu_seconds = process::own_cpu_seconds() - client;
+    Ok(outcome)
+}
+
+/// Reads one whole file as it comes, without keeping it; every byte is compared.
+pub fn stream(gateway: &Gateway, path: &str, bytes: &[u8]) -> Result<Outcome, String> {
+    let server = process::cpu_seconds(&[gateway.pid()]);
+    let begin = Instant::now();
+    let class = runtime().block_on(async {
+        let mut connection = Connection::open(address(gateway)).await?;
+        let want = Want { path, range: None, bytes };
+        let head = connection.head(&want).await?;
+        let mut part = vec![0; PART_BYTES];
+        let mut at = connection.buffer.len();
+        let mut same = connection.buffer == bytes[..at];
+        while at < bytes.len() {
+            let got = connection.stream.read(&mut part).await.map_err(|error| error.to_string())?;
+            if got == 0 {
+                return Err(format!("{path}: the body ends at {at} of {} bytes", bytes.len()));
+            }
+            same &= bytes.get(at..at + got) == Some(&part[..got]);
+            at += got;
+        }
+        if same { Ok(head.class) } else { Err(format!("{path}: wrong bytes")) }
+    })?;
+    Ok(Outcome {
+        seconds: begin.elapsed().as_secs_f64(),
+        classes: [(class, 1)].into(),
+        server_cpu_seconds: process::cpu_seconds(&[gateway.pid()]) - server,
+        ..Outcome::default()
+    })
+}
+
+fn address(gateway: &Gateway) -> SocketAddr {
+    gateway.public.trim_start_matches("http://").parse().expect("a listener has an address")
+}
+
 async fn one_connection<'a>(
     address: SocketAddr,
     next: &AtomicUsize,
@@ -116,9 +220,7 @@ async fn one_connection<'a>(
     until: Until,
     want: &impl Fn(usize) -> Want<'a>,
 ) -> Result<Outcome, String> {
-    let stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
-    stream.set_nodelay(true).map_err(|error| error.to_string())?;
-    let mut connection = Connection { stream, address, buffer: Vec::new() };
+    let mut connection = Connection::open(address).await?;
     let mut outcome = Outcome::default();
     loop {
         let number = next.fetch_add(1, Ordering::Relaxed);
@@ -131,13 +233,8 @@ async fn one_connection<'a>(
         }
         let want = want(number);
         let sent = Instant::now();
-        let reply = tokio::time::timeout(REPLY_MAX, connection.ask(&want)).await;
-        let head =
-            reply.unwrap_or_else(|_| Err("no reply in time".to_owned())).map_err(|error| format!("{}: {error}", want.path))?;
+        let head = connection.ask_in_time(&want, number).await?;
         outcome.latencies_ms.push(sent.elapsed().as_secs_f64() * 1e3);
-        if number.is_multiple_of(COMPARED) && connection.buffer != want.bytes {
-            return Err(format!("{}: wrong bytes at {:?}", want.path, want.range));
-        }
         outcome.rounds_max = outcome.rounds_max.max(head.rounds);
         *outcome.classes.entry(head.class).or_default() += 1;
     }
@@ -157,7 +254,34 @@ struct Connection {
 }
 
 impl Connection {
+    async fn open(address: SocketAddr) -> Result<Connection, String> {
+        let stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
+        stream.set_nodelay(true).map_err(|error| error.to_string())?;
+        Ok(Connection { stream, address, buffer: Vec::new() })
+    }
+
+    /// Request number `number`; some of them are compared.
+    async fn ask_in_time(&mut self, want: &Want<'_>, number: usize) -> Result<Head, String> {
+        let reply = tokio::time::timeout(REPLY_MAX, self.ask(want)).await;
+        let head =
+            reply.unwrap_or_else(|_| Err("no reply in time".to_owned())).map_err(|error| format!("{}: {error}", want.path))?;
+        match number.is_multiple_of(COMPARED) && self.buffer != want.bytes {
+            true => Err(format!("{}: wrong bytes at {:?}", want.path, want.range)),
+            false => Ok(head),
+        }
+    }
+
+    /// The whole body is in the buffer then.
     async fn ask(&mut self, want: &Want<'_>) -> Result<Head, String> {
+        let head = self.head(want).await?;
+        let here = self.buffer.len();
+        self.buffer.resize(want.bytes.len(), 0);
+        self.stream.read_exact(&mut self.buffer[here..]).await.map_err(|error| format!("in the body: {error}"))?;
+        Ok(head)
+    }
+
+    /// Sends a request and reads the head of its reply; what came of the body with it is in the buffer.
+    async fn head(&mut self, want: &Want<'_>) -> Result<Head, String> {
         let range =
             want.range.as_ref().map_or(String::new(), |range| format!("Range: bytes={}-{}\r\n", range.start, range.end - 1));
         let request = format!("GET {} HTTP/1.1\r\nHost: {}\r\n{range}\r\n", want.path, self.address);
@@ -184,17 +308,15 @@ impl Connection {
         if !line.starts_with(expected) || length != Some(want.bytes.len()) {
             return Err(format!("{line}, length {length:?} where {} bytes were wanted", want.bytes.len()));
         }
-        self.buffer.resize(want.bytes.len(), 0);
-        let here = have - body_at;
-        if here > self.buffer.len() {
+        if have - body_at > want.bytes.len() {
             return Err("more bytes than announced".to_owned());
         }
-        self.buffer[..here].copy_from_slice(&head[body_at..have]);
+        self.buffer.clear();
+        self.buffer.extend_from_slice(&head[body_at..have]);
         let status = header(headers, "cache-status").unwrap_or_default();
         let class = status.rsplit_once("detail=").map_or(status, |(_, class)| class).to_owned();
         let timing = header(headers, "server-timing").unwrap_or_default();
         let rounds = timing.split_once("rounds;desc=\"").and_then(|(_, text)| text.split('"').next()?.parse().ok()).unwrap_or(0);
-        self.stream.read_exact(&mut self.buffer[here..]).await.map_err(|error| format!("in the body: {error}"))?;
         Ok(Head { class, rounds })
     }
 }

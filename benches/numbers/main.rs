@@ -21,6 +21,7 @@ mod process;
 mod ranges;
 mod registry;
 mod report;
+mod streams;
 mod uploading;
 
 use std::path::{Path, PathBuf};
@@ -87,12 +88,13 @@ impl Plan {
 type Part = (&'static str, fn(&Plan, &mut Report));
 
 /// In the order in which they run.
-const PARTS: [Part; 10] = [
+const PARTS: [Part; 11] = [
     ("idle", adding::idle),
     ("add", adding::one_large_file),
     ("many", adding::many_small_files),
     ("memory", adding::memory),
     ("ranges", ranges::ranges),
+    ("streams", streams::streams),
     ("cached", beside_nginx::cached),
     ("directory", directory::directory),
     ("archive", archive::archive),

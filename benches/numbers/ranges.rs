@@ -21,14 +21,14 @@ const CONNECTIONS: usize = 4;
 const SEED: u64 = 61;
 /// Classes whose body bytes all came from hosts. A reply is cold when index bytes (the pack, hash trees of pieces not
 /// read before) came from there, too; how many were is printed.
-const FROM_HOSTS: &[&str] = &["hosts", "cold"];
+pub const FROM_HOSTS: &[&str] = &["hosts", "cold"];
 
 /// The file under test, added and complete.
-struct Bed {
-    data: PathBuf,
+pub struct Bed {
+    pub data: PathBuf,
     aside: PathBuf,
-    path: String,
-    content: Vec<u8>,
+    pub path: String,
+    pub content: Vec<u8>,
     run: Duration,
 }
 
@@ -139,7 +139,7 @@ impl Series {
 }
 
 impl Bed {
-    fn make(plan: &Plan, folder: &Path) -> Result<Bed, String> {
+    pub fn make(plan: &Plan, folder: &Path) -> Result<Bed, String> {
         let length = plan.size(1 << 30, 60 << 20);
         let source = folder.join("large.bin");
         content::write_file(&source, SEED, length);
@@ -181,7 +181,7 @@ impl Bed {
     }
 
     /// One range in each leaf, in random order.
-    fn touch_leaves(&self, gateway: &Gateway, round: u64) -> Result<Outcome, String> {
+    pub fn touch_leaves(&self, gateway: &Gateway, round: u64) -> Result<Outcome, String> {
         let mut random = ChaCha8Rng::seed_from_u64(round);
         let mut starts: Vec<usize> = (0..self.content.len() / LEAF_BYTES)
             .map(|leaf| leaf * LEAF_BYTES + random.random_range(0..LEAF_BYTES / RANGE_BYTES) * RANGE_BYTES)
@@ -190,11 +190,19 @@ impl Bed {
         self.ask(gateway, Until::Count(starts.len()), |number| starts[number])?.only(FROM_HOSTS)
     }
 
-    fn random_ranges(&self, gateway: &Gateway, round: u64) -> Result<Outcome, String> {
-        let mut random = ChaCha8Rng::seed_from_u64(1000 + round);
-        let starts: Vec<usize> =
-            (0..1 << 16).map(|_| random.random_range(0..self.content.len() / RANGE_BYTES) * RANGE_BYTES).collect();
-        self.ask(gateway, Until::Elapsed(self.run), |number| starts[number % starts.len()])?.only(FROM_HOSTS)
+    pub fn random_ranges(&self, gateway: &Gateway, round: u64) -> Result<Outcome, String> {
+        load::run(gateway, CONNECTIONS, Until::Elapsed(self.run), |number| self.range(number, round))?.only(FROM_HOSTS)
+    }
+
+    /// The random range number `number` of a round.
+    pub fn range(&self, number: usize, round: u64) -> Want<'_> {
+        let mut random = ChaCha8Rng::seed_from_u64((1000 + round) << 32 | number as u64);
+        self.want(random.random_range(0..self.content.len() / RANGE_BYTES) * RANGE_BYTES)
+    }
+
+    fn want(&self, start: usize) -> Want<'_> {
+        let range: Range<usize> = start..start + RANGE_BYTES;
+        Want { path: &self.path, bytes: &self.content[range.clone()], range: Some(range) }
     }
 
     fn each_range_once(&self, gateway: &Gateway, round: u64) -> Result<Outcome, String> {
@@ -209,9 +217,6 @@ impl Bed {
     }
 
     fn ask(&self, gateway: &Gateway, until: Until, start: impl Fn(usize) -> usize) -> Result<Outcome, String> {
-        load::run(gateway, CONNECTIONS, until, |number| {
-            let range: Range<usize> = start(number)..start(number) + RANGE_BYTES;
-            Want { path: &self.path, bytes: &self.content[range.clone()], range: Some(range) }
-        })
+        load::run(gateway, CONNECTIONS, until, |number| self.want(start(number)))
     }
 }

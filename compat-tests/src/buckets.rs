@@ -1,8 +1,8 @@
-//! Hosts on S3: nine real servers in the test's own process, each over a folder and with a port of its own, that can be
-//! made to refuse, to hang, or to take their time.
+//! Hosts on S3: nine real servers, each over a folder and with a port of its own, that can be made to refuse, to hang, or
+//! to take their time. In the test's own process, or each as a process of its own.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
@@ -14,10 +14,21 @@ use s3s::service::{S3Service, S3ServiceBuilder};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+use crate::versitygw::Versitygw;
+
 /// The bucket of each server, and what its requests are signed with.
 const BUCKET: &str = "pool";
-const KEY_ID: &str = "test-id";
-const SECRET: &str = "test-secret";
+pub(crate) const KEY_ID: &str = "test-id";
+pub(crate) const SECRET: &str = "test-secret";
+
+/// What serves the buckets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    /// s3s-fs, in the process of the test.
+    InProcess,
+    /// versitygw, nine processes. It has to be installed.
+    Versitygw,
+}
 
 /// What a server does with a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +48,7 @@ pub struct Server {
     mood: watch::Sender<Mood>,
     requests: Arc<AtomicU64>,
     folder: PathBuf,
+    process: Option<Versitygw>,
 }
 
 /// Nine servers over folders that go with them.
@@ -46,14 +58,23 @@ pub struct Buckets {
 }
 
 impl Buckets {
-    /// Nine empty buckets.
+    /// Nine empty buckets in this process.
     pub async fn start() -> Buckets {
+        Buckets::start_on(Engine::InProcess).await
+    }
+
+    /// Nine empty buckets.
+    pub async fn start_on(engine: Engine) -> Buckets {
         let folder = tempfile::tempdir().expect("a folder");
         let key = format!("aws_access_key_id = {KEY_ID}\naws_secret_access_key = {SECRET}\n");
         std::fs::write(folder.path().join("key"), key).expect("the key file can be written");
         let mut servers = Vec::new();
         for number in 1..=9 {
-            servers.push(Server::start(folder.path().join(number.to_string())).await);
+            let folder = folder.path().join(number.to_string());
+            servers.push(match engine {
+                Engine::InProcess => Server::start(folder).await,
+                Engine::Versitygw => Server::start_versitygw(&folder).await,
+            });
         }
         Buckets { servers, folder }
     }
@@ -73,8 +94,11 @@ impl Buckets {
 
     /// Sets the mood of some servers.
     pub fn set(&self, which: &[usize], mood: Mood) {
-        for index in which {
-            self.servers[*index].mood.send_replace(mood);
+        for server in which.iter().map(|index| &self.servers[*index]) {
+            if let Some(process) = &server.process {
+                process.set(mood);
+            }
+            server.mood.send_replace(mood);
         }
     }
 }
@@ -90,7 +114,19 @@ impl Server {
         let (mood, moods) = watch::channel(Mood::Well);
         let requests = Arc::new(AtomicU64::new(0));
         tokio::spawn(serve(listener, service, moods, requests.clone()));
-        Server { address, mood, requests, folder }
+        Server { address, mood, requests, folder, process: None }
+    }
+
+    async fn start_versitygw(folder: &Path) -> Server {
+        let process = Versitygw::start(folder);
+        let folder = process.buckets();
+        std::fs::create_dir_all(folder.join(BUCKET)).expect("the bucket can be made");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let (mood, moods) = watch::channel(Mood::Well);
+        tokio::spawn(process.proxy(listener, moods));
+        process.answers().await;
+        Server { address, mood, requests: Arc::default(), folder, process: Some(process) }
     }
 
     /// Where its objects lie: the keys of the host are paths below.
@@ -98,7 +134,7 @@ impl Server {
         self.folder.join(BUCKET)
     }
 
-    /// Requests so far.
+    /// Requests so far, of a server in this process.
     pub fn requests(&self) -> u64 {
         self.requests.load(SeqCst)
     }

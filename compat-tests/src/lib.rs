@@ -17,6 +17,7 @@ pub mod site;
 pub mod skyfile;
 pub mod unixfs;
 pub mod verify;
+pub mod versitygw;
 pub mod wire;
 
 use std::future::Future;

@@ -19,8 +19,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::pace::{IDLE_MAX, Line, Streams, Verdict};
 
-/// A head is a path of at most 8 KiB and some headers.
-const HEAD_BYTES_MAX: usize = 32 << 10;
+/// A head is a path of at most 8 KiB and some headers. It is also the most that is read from a socket at once.
+pub const HEAD_BYTES_MAX: usize = 32 << 10;
+/// The same for the admin listener, where whole disks come in: each read wakes two threads and sends an acknowledgement,
+/// which at 32 KiB is a tenth of what adding a file costs. Only this machine, or who has the key, holds so much of it.
+pub const ADMIN_READ_BYTES_MAX: usize = 256 << 10;
 const HEADERS_MAX: usize = 100;
 /// A connection on which no byte moves in either direction for this long is cut: clients that stopped reading or
 /// sending. Longer than any pause this side makes.
@@ -28,8 +31,9 @@ const STALL_MAX: Duration = Duration::from_secs(180);
 /// Streams of one HTTP/2 connection; browsers open at most about a hundred.
 const H2_STREAMS_MAX: u32 = 128;
 
-/// Serves one connection until it ends. Once `shutdown` is cancelled it gets no more requests.
-pub async fn serve<S, B, I>(io: I, line: Arc<Line>, service: S, shutdown: CancellationToken)
+/// Serves one connection until it ends. Once `shutdown` is cancelled it gets no more requests. At most `read_bytes_max` are
+/// read at once, and make a head.
+pub async fn serve<S, B, I>(io: I, line: Arc<Line>, service: S, shutdown: CancellationToken, read_bytes_max: usize)
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: Service<Request<Incoming>, Response = Response<B>> + Send + 'static,
@@ -39,7 +43,7 @@ where
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let builder = builder();
+    let builder = builder(read_bytes_max);
     let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(StallGuard::new(io)), service));
     let asked_to_end = {
         let mut watch = pin!(line.watch());
@@ -67,14 +71,14 @@ where
     }
 }
 
-fn builder() -> auto::Builder<Streams> {
+fn builder(read_bytes_max: usize) -> auto::Builder<Streams> {
     let mut builder = auto::Builder::new(Streams);
     builder
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(IDLE_MAX)
         .max_headers(HEADERS_MAX)
-        .max_buf_size(HEAD_BYTES_MAX)
+        .max_buf_size(read_bytes_max)
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(H2_STREAMS_MAX)

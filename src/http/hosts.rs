@@ -189,7 +189,6 @@ pub async fn is_served(services: &Services, authority: &str) -> Result<bool, Ref
         | HostRoute::Portal
         | HostRoute::Skylink { .. }
         | HostRoute::Handshake { .. } => Ok(true),
-        // An address is some machine; whether it is this one cannot be told from the address.
         HostRoute::PathGateway => Ok(is_loopback_host(authority)),
         HostRoute::Other => Ok(rules.dnslink == DnslinkHosts::Any && services.names.has_dnslink(&host.name).await?),
     }
@@ -204,6 +203,10 @@ pub async fn arrive(services: &Services, ask: &mut Ask, headers: &HeaderMap) -> 
         return Err(Refusal::BadHeader("Host"));
     }
     match rules.route(host.as_ref()) {
+        // An address is some machine; whether it is this one cannot be told from the address.
+        HostRoute::PathGateway if ask.absolute && !ask.host.as_deref().is_some_and(is_loopback_host) => {
+            return Err(Refusal::NotServedHere);
+        }
         HostRoute::PathGateway | HostRoute::Portal => {}
         HostRoute::Domain(domain) => {
             let host = host.expect("a domain was found by its name");

@@ -329,15 +329,16 @@ pub enum Disposition {
     Attachment,
 }
 
-/// `Content-Disposition` with the name in both forms: ASCII with `_` for what cannot stand there, then UTF-8.
+/// `Content-Disposition` with the name in both forms: ASCII with `_` for what cannot stand there, then UTF-8. A name is
+/// no path (RFC 6266 4.3): separators become `_` in both.
 pub fn content_disposition(disposition: Disposition, filename: &str) -> HeaderValue {
+    let filename = filename.replace(['/', '\\'], "_");
     let word = match disposition {
         Disposition::Inline => "inline",
         Disposition::Attachment => "attachment",
     };
-    let plain: String =
-        filename.chars().map(|c| if c.is_ascii_graphic() && c != '"' && c != '\\' || c == ' ' { c } else { '_' }).collect();
-    let encoded = percent_encoding::utf8_percent_encode(filename, NOT_ATTR_CHAR);
+    let plain: String = filename.chars().map(|c| if c.is_ascii_graphic() && c != '"' || c == ' ' { c } else { '_' }).collect();
+    let encoded = percent_encoding::utf8_percent_encode(&filename, NOT_ATTR_CHAR);
     ascii(format!("{word}; filename=\"{plain}\"; filename*=UTF-8''{encoded}"))
 }
 
@@ -489,7 +490,8 @@ mod tests {
         let rows = [
             (Inline, "testтест.pdf", "inline; filename=\"test____.pdf\"; filename*=UTF-8''test%D1%82%D0%B5%D1%81%D1%82.pdf"),
             (Attachment, "a b.txt", "attachment; filename=\"a b.txt\"; filename*=UTF-8''a%20b.txt"),
-            (Inline, "x\"; y=\\\r\n", "inline; filename=\"x_; y=___\"; filename*=UTF-8''x%22%3B%20y%3D%5C%0D%0A"),
+            (Inline, "x\"; y=\\\r\n", "inline; filename=\"x_; y=___\"; filename*=UTF-8''x%22%3B%20y%3D_%0D%0A"),
+            (Inline, "../..\\x/y", "inline; filename=\".._.._x_y\"; filename*=UTF-8''.._.._x_y"),
         ];
         for (disposition, name, expect) in rows {
             assert_eq!(content_disposition(disposition, name), expect, "{name:?}");

@@ -12,7 +12,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use ::http::{Method, Request, Response};
+use ::http::{Method, Request, Response, Version, header};
 use bytes::Bytes;
 use http_body::Body;
 use http_body_util::BodyExt;
@@ -66,6 +66,7 @@ pub async fn run(listeners: Listeners, services: Arc<Services>, shutdown: Cancel
         permits: Arc::new(Semaphore::new(services.options.public_connections_max)),
         addresses: Addresses::default(),
         per_address_max: services.options.connections_per_address_max,
+        read_bytes_max: connection::HEAD_BYTES_MAX,
         exempt: speak_for_many(services.options.hosts.clone()),
     };
     // Whoever has the key may have all of them.
@@ -73,6 +74,7 @@ pub async fn run(listeners: Listeners, services: Arc<Services>, shutdown: Cancel
         permits: Arc::new(Semaphore::new(ADMIN_CONNECTIONS_MAX)),
         addresses: Addresses::default(),
         per_address_max: ADMIN_CONNECTIONS_MAX,
+        read_bytes_max: connection::ADMIN_READ_BYTES_MAX,
         exempt: Box::new(|_| true),
     };
     let router = admin::router(services.clone());
@@ -100,6 +102,8 @@ pub(super) struct Door {
     permits: Arc<Semaphore>,
     addresses: Addresses,
     per_address_max: usize,
+    /// What is read of a connection at once, and the longest head.
+    read_bytes_max: usize,
     /// Addresses that may have as many as there are.
     exempt: Box<dyn Fn(IpAddr) -> bool + Send + Sync>,
 }
@@ -172,7 +176,7 @@ async fn accept<S, B>(
         let _ = stream.set_nodelay(true);
         let line = Line::new();
         let service = new_service(peer, &door, &line);
-        let connection = connection::serve(stream, line, service, shutdown.clone());
+        let connection = connection::serve(stream, line, service, shutdown.clone(), door.read_bytes_max);
         connections.spawn(async move {
             connection.await;
             drop(place);
@@ -256,7 +260,8 @@ impl Service<Request<Incoming>> for PublicService {
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let (services, peer, under) = (self.services.clone(), self.peer, self.line.request());
-        if let Err(refusal) = caller::admit_request(&services, peer.ip(), request.headers()) {
+        let let_in = one_host(&request).and_then(|()| caller::admit_request(&services, peer.ip(), request.headers()));
+        if let Err(refusal) = let_in {
             let reply = refuse(&refusal, request.method(), reader(request.uri().path(), request.headers()));
             return Box::pin(async move { Ok(paced(gateway::with_cors(reply), under, None)) });
         }
@@ -275,6 +280,14 @@ impl Service<Request<Incoming>> for PublicService {
             Ok(paced(answer(&services, request, peer).await, under, Some(permit)))
         })
     }
+}
+
+/// HTTP/1.1 without a Host, and any request with two of them, is 400 (RFC 9112 3.2): the one that this gateway reads need
+/// not be the one that a proxy in front of it read.
+fn one_host<B>(request: &Request<B>) -> Result<(), Refusal> {
+    let hosts = request.headers().get_all(header::HOST).iter().count();
+    let needed = usize::from(request.version() == Version::HTTP_11);
+    if (needed..=1).contains(&hosts) { Ok(()) } else { Err(Refusal::BadHeader("Host")) }
 }
 
 fn paced(reply: Reply, under: Under, permit: Option<OwnedSemaphorePermit>) -> Response<PublicBody> {
@@ -394,6 +407,28 @@ mod tests {
         assert_eq!(server.get("/", &[]).await.status, 200);
     }
 
+    /// RFC 9112 3.2.
+    #[test]
+    fn hosts_of_a_request() {
+        #[rustfmt::skip]
+        let rows: [(Version, &[&str], bool); 6] = [
+            (Version::HTTP_11, &["localhost"], true),
+            (Version::HTTP_11, &[], false),
+            (Version::HTTP_11, &["localhost", "localhost"], false),
+            (Version::HTTP_10, &[], true),
+            (Version::HTTP_2, &[], true),
+            (Version::HTTP_2, &["a", "b"], false),
+        ];
+        for (version, hosts, fine) in rows {
+            let mut request = Request::builder().version(version);
+            for host in hosts {
+                request = request.header(header::HOST, *host);
+            }
+            let request = request.body(()).expect("a request");
+            assert_eq!(one_host(&request).is_ok(), fine, "{version:?} {hosts:?}");
+        }
+    }
+
     #[tokio::test]
     async fn connections_of_one_address() {
         let hosts = HostRules { trusted_proxies: Some(vec!["10.0.0.1".parse().expect("an address")]), ..HostRules::default() };
@@ -401,6 +436,7 @@ mod tests {
             permits: Arc::new(Semaphore::new(100)),
             addresses: Addresses::default(),
             per_address_max: 2,
+            read_bytes_max: connection::HEAD_BYTES_MAX,
             exempt: speak_for_many(hosts),
         };
         let mut places = Vec::new();

@@ -71,5 +71,6 @@ async fn allowed(
 async fn serve(services: Arc<Services>, upgraded: Upgraded, peer: SocketAddr, door: Arc<Door>) {
     let line = Line::new();
     let service = PublicService { services, peer, door, line: line.clone(), within: Within::Tunnel };
-    connection::serve(hyper_util::rt::TokioIo::new(upgraded), line, service, CancellationToken::new()).await;
+    let io = hyper_util::rt::TokioIo::new(upgraded);
+    connection::serve(io, line, service, CancellationToken::new(), connection::HEAD_BYTES_MAX).await;
 }

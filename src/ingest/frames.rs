@@ -10,8 +10,9 @@ use super::IngestError;
 
 /// Longest JSON of one frame: a path of 4 KiB, escaped, and a symlink target of the same length fit several times.
 pub const FRAME_JSON_BYTES_MAX: usize = 64 << 10;
-/// Parts of the body that wait between the socket and the thread that works on them.
-pub const PARTS_WAITING_MAX: usize = 16;
+/// Parts of the body that wait between the socket and the thread that works on them; each is what one read of the socket
+/// gave, at most 256 KiB.
+pub const PARTS_WAITING_MAX: usize = 6;
 /// A sender that sends nothing for so long is given up; its memory is wanted by others.
 pub const UPLOAD_STALL: Duration = Duration::from_secs(60);
 

@@ -4,7 +4,7 @@
 //! it (k x 512 KiB) is encoded by a compute job as soon as it is full, and a full slab is written while the next one
 //! fills. The pool of slab memory is the brake: no slab, no reading from the client.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
@@ -59,6 +59,7 @@ pub struct ContentWriter {
     state: State,
     /// In the order of the content.
     slabs: Vec<Slab>,
+    steps: UsedSteps,
 }
 
 enum State {
@@ -74,6 +75,22 @@ struct OpenSlab {
     step_index: usize,
     content_len: u64,
     jobs: Vec<JoinHandle<()>>,
+}
+
+/// Memory of steps that were encoded, for the next ones: fresh memory costs a page fault for each 4 KiB. As many as
+/// compute jobs ran at once.
+#[derive(Clone, Default)]
+struct UsedSteps(Arc<Mutex<Vec<Vec<u8>>>>);
+
+impl UsedSteps {
+    fn empty(&self, bytes: usize) -> Vec<u8> {
+        self.0.lock().expect("no panic under this lock").pop().unwrap_or_else(|| Vec::with_capacity(bytes))
+    }
+
+    fn put(&self, mut step: Vec<u8>) {
+        step.clear();
+        self.0.lock().expect("no panic under this lock").push(step);
+    }
 }
 
 enum Slab {
@@ -94,12 +111,21 @@ impl<T> Drop for Task<T> {
 impl ContentWriter {
     /// Must be used on a thread that may block, inside the runtime.
     pub fn new(store: Store, compute: Arc<Semaphore>, runtime: Handle, keep: Keep) -> ContentWriter {
-        ContentWriter { store, keep, compute, runtime, size: 0, state: State::Small(Vec::new()), slabs: Vec::new() }
+        ContentWriter { state: State::Small(Vec::new()), ..ContentWriter::in_slabs(store, compute, runtime, keep) }
     }
 
     /// A writer that makes slabs of however little comes.
     pub fn in_slabs(store: Store, compute: Arc<Semaphore>, runtime: Handle, keep: Keep) -> ContentWriter {
-        ContentWriter { store, keep, compute, runtime, size: 0, state: State::Between, slabs: Vec::new() }
+        ContentWriter {
+            store,
+            keep,
+            compute,
+            runtime,
+            size: 0,
+            state: State::Between,
+            slabs: Vec::new(),
+            steps: UsedSteps::default(),
+        }
     }
 
     pub fn size(&self) -> u64 {
@@ -145,7 +171,7 @@ impl ContentWriter {
     fn open_slab(&mut self) -> Result<OpenSlab, IngestError> {
         self.check_earlier_slabs()?;
         let encoder = Arc::new(self.runtime.block_on(self.store.slab_encoder()));
-        let step = Vec::with_capacity(encoder.step_bytes());
+        let step = self.steps.empty(encoder.step_bytes());
         Ok(OpenSlab { encoder, step, step_index: 0, content_len: 0, jobs: Vec::new() })
     }
 
@@ -164,18 +190,21 @@ impl ContentWriter {
     /// Hands a full (or the last) step to the compute jobs. At most as many run, in the whole process, as there are
     /// cores: this waits for a free one.
     fn close_step(&mut self) {
-        let State::Slab(slab) = &mut self.state else { return };
-        let step = std::mem::replace(&mut slab.step, Vec::with_capacity(slab.encoder.step_bytes()));
-        slab.content_len += step.len() as u64;
         let permit = self.runtime.block_on(self.compute.clone().acquire_owned()).expect("the semaphore is never closed");
-        let (encoder, index) = (slab.encoder.clone(), slab.step_index);
+        let State::Slab(slab) = &mut self.state else { return };
+        let step = std::mem::take(&mut slab.step);
+        slab.content_len += step.len() as u64;
+        let (encoder, index, used_steps) = (slab.encoder.clone(), slab.step_index, self.steps.clone());
         slab.jobs.push(self.runtime.spawn_blocking(move || {
             encoder.encode_step(index, &step);
+            used_steps.put(step);
             drop(permit);
         }));
         slab.step_index += 1;
         if slab.step_index == slab.encoder.steps() {
             self.close_slab();
+        } else {
+            slab.step = self.steps.empty(slab.encoder.step_bytes());
         }
     }
 

@@ -4,10 +4,11 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
-use compat_tests::buckets::{Buckets, Mood};
+use compat_tests::buckets::{Buckets, Engine, Mood};
 use compat_tests::content::{Content, Item, read_all, upload_all};
 use compat_tests::damage::{flip, sector_files};
-use compat_tests::{Gateway, Options, seeded, seeded_bytes, until};
+use compat_tests::versitygw::Versitygw;
+use compat_tests::{Gateway, Options, Tier, seeded, seeded_bytes, tier, until};
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
@@ -44,10 +45,44 @@ async fn down(gateway: &Gateway, count: usize) {
     .await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn stored_on_buckets_and_read_by_a_fresh_node() {
+/// A promise holds on every engine. Processes of a foreign program belong to the slow tier.
+macro_rules! on_every_engine {
+    ($($promise:ident),*) => { $(
+        mod $promise {
+            use super::Engine;
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn in_process() {
+                super::$promise(Engine::InProcess).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn versitygw() {
+                if super::has_versitygw() {
+                    super::$promise(Engine::Versitygw).await;
+                }
+            }
+        }
+    )* };
+}
+
+on_every_engine!(
+    stored_on_buckets_and_read_by_a_fresh_node,
+    servers_gone_hung_slow_and_lying_while_clients_read,
+    f_servers_gone_right_after_acknowledgement_then_writes_go_on_or_say_why_not
+);
+
+fn has_versitygw() -> bool {
+    let (asked, installed) = (tier() == Tier::Slow, Versitygw::is_installed());
+    if asked && !installed {
+        println!("SKIPPED versitygw is not on PATH: go install github.com/versity/versitygw/cmd/versitygw@latest");
+    }
+    asked && installed
+}
+
+async fn stored_on_buckets_and_read_by_a_fresh_node(engine: Engine) {
     let folder = tempfile::tempdir().expect("a folder");
-    let buckets = Buckets::start().await;
+    let buckets = Buckets::start_on(engine).await;
     let options = options(&buckets);
     let first = folder.path().join("first");
     let gateway = Gateway::start_with(&first, &options);
@@ -82,11 +117,10 @@ fn join_portal(from: &Path, to: &Path) {
     std::fs::copy(from.join("keys/portal"), to.join("keys/portal")).expect("the key can be copied");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn servers_gone_hung_slow_and_lying_while_clients_read() {
+async fn servers_gone_hung_slow_and_lying_while_clients_read(engine: Engine) {
     let mut random = seeded("servers_gone_hung_slow_and_lying_while_clients_read");
     let folder = tempfile::tempdir().expect("a folder");
-    let buckets = Buckets::start().await;
+    let buckets = Buckets::start_on(engine).await;
     let gateway = Gateway::start_with(folder.path(), &options(&buckets));
     let contents = contents();
     let added = upload_all(&gateway, &contents).await;
@@ -133,11 +167,10 @@ async fn servers_gone_hung_slow_and_lying_while_clients_read() {
     assert!(wrong > 0, "who lied is charged");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn f_servers_gone_right_after_acknowledgement_then_writes_go_on_or_say_why_not() {
+async fn f_servers_gone_right_after_acknowledgement_then_writes_go_on_or_say_why_not(engine: Engine) {
     let mut random = seeded("f_servers_gone");
     let folder = tempfile::tempdir().expect("a folder");
-    let buckets = Buckets::start().await;
+    let buckets = Buckets::start_on(engine).await;
     let gateway = Gateway::start_with(folder.path(), &options(&buckets));
     let contents = contents();
     let added = upload_all(&gateway, &contents).await;

@@ -137,7 +137,7 @@ async fn a_name_that_fits_two_forms() {
         ("unknown", "nobody.example".into(), "path".into()),
         ("single label", "intranet".into(), "path".into()),
     ];
-    assert_eq!(probe.what("", &["Host:"]).await, "path portal", "no host at all");
+    assert_eq!(probe.what("", &["Host:"]).await, "", "no Host at all is refused (RFC 9112 3.2)");
     let mut wrong = Vec::new();
     for (what, host, expect) in rows {
         let found = probe.what("", &[&format!("Host: {host}")]).await;

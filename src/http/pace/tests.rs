@@ -44,7 +44,7 @@ fn server(pipe_bytes: usize) -> (DuplexStream, Arc<Semaphore>, tokio::task::Join
             Ok::<_, Infallible>(Response::new(Paced::new(body, under, permit)))
         }
     });
-    let ended = tokio::spawn(connection::serve(io, line, service, CancellationToken::new()));
+    let ended = tokio::spawn(connection::serve(io, line, service, CancellationToken::new(), connection::HEAD_BYTES_MAX));
     (client, permits, ended)
 }
 
