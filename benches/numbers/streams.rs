@@ -1,8 +1,6 @@
 //! Uncached reads as many visitors make them: sent when they want to, whether others are answered or not; and as one
 //! visitor does who wants a whole file.
 
-use std::time::Duration;
-
 use crate::load::{self, Outcome};
 use crate::ranges::{Bed, FROM_HOSTS};
 use crate::report::{Goal, Report, Samples, number, quantile};

@@ -8,9 +8,11 @@ use compat_tests::buckets::{Buckets, Engine, Mood};
 use compat_tests::content::{Content, Item, read_all, upload_all};
 use compat_tests::damage::{flip, sector_files};
 use compat_tests::versitygw::Versitygw;
+use compat_tests::wire;
 use compat_tests::{Gateway, Options, Tier, seeded, seeded_bytes, tier, until};
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// No body stays in memory, so every read asks the hosts.
 fn options(buckets: &Buckets) -> Options {
@@ -203,4 +205,46 @@ async fn a_bucket_that_cannot_be_used_is_told_in_words() {
         assert!(log.contains(words) && log.contains("host s3://"), "{log}");
         assert!(!log.contains("test-secret"), "{log}");
     }
+}
+
+/// A client that takes its time costs what it took, a window, and what the kernel buffers: hosts are not asked for the rest.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_stops_reading_costs_no_more_than_its_window() {
+    const BYTES: usize = 96 << 20;
+    const TAKEN: usize = 1 << 20;
+    let folder = tempfile::tempdir().expect("a folder");
+    let buckets = Buckets::start().await;
+    let gateway = Gateway::start_with(folder.path(), &options(&buckets));
+    let film = seeded_bytes(407, BYTES);
+    let added = gateway.upload(&Content::file("film.bin", film.clone())).await;
+    gateway.pins_complete().await;
+    let requests = || buckets.servers.iter().map(|server| server.requests()).sum::<u64>();
+    let before = requests();
+    let mut stream = wire::connect(&gateway.public).await.expect("connects");
+    let request = format!("GET /ipfs/{} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n", added.cid);
+    stream.write_all(request.as_bytes()).await.expect("sent");
+    let mut taken = vec![0; TAKEN];
+    stream.read_exact(&mut taken).await.expect("a mebibyte");
+    let last = AtomicUsize::new(0);
+    until("the gateway waits for its client", Duration::from_secs(60), async || {
+        let hosts = gateway.admin_json("/api/v1/hosts").await;
+        let under_way: u64 =
+            hosts["hosts"].as_array().expect("a list").iter().map(|host| host["in_flight"].as_u64().expect("a number")).sum();
+        let now = requests() as usize;
+        let earlier = last.swap(now, SeqCst);
+        if now == earlier && under_way == 0 {
+            Ok(())
+        } else {
+            Err(format!("{under_way} under way, {now} requests after {earlier}"))
+        }
+    })
+    .await;
+    // Six for each MiB, and spares. Sockets hold some MiB on both sides; the whole file would take 576.
+    let asked = requests() - before;
+    println!("{asked} requests for a client that took {TAKEN} bytes");
+    assert!(asked < 24 * 9, "{asked} requests");
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).await.expect("the rest comes when it is wanted");
+    taken.append(&mut rest);
+    assert!(taken.ends_with(&film), "the whole film, unbroken");
 }
