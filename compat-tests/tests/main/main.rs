@@ -27,7 +27,7 @@ mod portal_uploads;
 mod security;
 mod serve;
 mod skylinks;
-mod skynet_js;
+mod skynet_clients;
 mod slash_routing;
 mod uploads;
 mod vectors;

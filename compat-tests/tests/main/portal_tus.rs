@@ -7,8 +7,9 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use compat_tests::content::compare;
+use compat_tests::npm::install_from;
 use compat_tests::wire::{self, Answer};
-use compat_tests::{Gateway, Options, Starting, Tier, binary, repository, seeded_bytes, skyfile, tier, unixfs, until};
+use compat_tests::{Gateway, Options, Starting, Tier, binary, seeded_bytes, skyfile, tier, unixfs, until};
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
@@ -369,23 +370,6 @@ async fn bad_headers() {
     assert_eq!((old.status, old.header("tus-version").as_deref()), (412, Some("1.0.0")));
 }
 
-/// Copies a folder of `clients/` and installs what its lock file names.
-fn install(name: &str, folder: &Path) -> PathBuf {
-    let from = repository().join("compat-tests/clients").join(name);
-    let home = folder.join(name);
-    std::fs::create_dir_all(&home).expect("made");
-    for entry in std::fs::read_dir(from).expect("the client's folder") {
-        let path = entry.expect("an entry").path();
-        if path.is_file() {
-            std::fs::copy(&path, home.join(path.file_name().expect("a name"))).expect("copied");
-        }
-    }
-    let npm = Command::new("npm").args(["ci", "--no-audit", "--no-fund", "--ignore-scripts"]).current_dir(&home).output();
-    let npm = npm.expect("the slow tier needs Node 20 with npm");
-    assert!(npm.status.success(), "{}", String::from_utf8_lossy(&npm.stderr));
-    home
-}
-
 /// On this port, so that a client finds it again after a kill.
 fn start_at(data: &Path, address: &str) -> Gateway {
     let mut command = Command::new(binary());
@@ -397,11 +381,8 @@ fn start_at(data: &Path, address: &str) -> Gateway {
 /// middle of both.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tus_js_client_goes_on_after_a_kill() {
-    if tier() < Tier::Slow {
-        return;
-    }
     let folder = tempfile::tempdir().expect("a folder");
-    let home = install("tus", folder.path());
+    let Some(home) = install_from(Tier::Slow, "tus", folder.path()) else { return };
     let bytes = seeded_bytes(9, 200 << 20);
     let file = folder.path().join("large.bin");
     std::fs::write(&file, &bytes).expect("written");
