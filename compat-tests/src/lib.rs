@@ -12,6 +12,7 @@ pub mod content;
 pub mod damage;
 mod gateway;
 pub mod ipns;
+pub mod npm;
 pub mod registry;
 pub mod site;
 pub mod skyfile;

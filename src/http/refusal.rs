@@ -59,7 +59,7 @@ pub enum Refusal {
     BadPath { path: String, error: AddressError },
     #[error("the query is malformed: {0}")]
     BadQuery(&'static str),
-    #[error("the request header {0} is malformed")]
+    #[error("the request header {0} is missing or malformed")]
     BadHeader(&'static str),
     /// As much is under way as this gateway takes, in all or from one address.
     #[error("too many requests or connections at once")]
@@ -187,6 +187,9 @@ pub enum SkyRefusal {
     /// A name that points to a skylink, asked for in a format of blocks.
     #[error("a skyfile has no blocks, and so no form of {format}")]
     NoDag { format: &'static str },
+    /// An address that takes other methods, named here as in Allow.
+    #[error("this address takes {0}")]
+    OtherMethod(&'static str),
     /// The client's `timeout` is over.
     #[error("failed to fetch skylink: it was not found within the given time")]
     TimedOut,
@@ -218,9 +221,6 @@ pub enum PinRefusal {
     NotOwner,
     #[error("a version 2 skylink cannot be pinned")]
     Resolver,
-    /// An address that takes something, and has nothing to give.
-    #[error("this address takes POST")]
-    PostOnly,
 }
 
 /// Why a request to Skynet's registry is refused. The words that clients look for are Skynet's.
@@ -356,7 +356,7 @@ impl Refusal {
                 "Correct the part of the address behind the question mark.",
             ),
             Refusal::BadHeader(name) => {
-                row(S::BAD_REQUEST, NoStore, format!("the request header {name} is malformed"), "Correct the header.")
+                row(S::BAD_REQUEST, NoStore, format!("the request header {name} is missing or malformed"), "Correct the header.")
             }
             Refusal::Label(error) => row(
                 S::BAD_REQUEST,
@@ -512,7 +512,6 @@ fn pin_row(refusal: &PinRefusal) -> Row {
         PinRefusal::Resolver => {
             row(S::BAD_REQUEST, NoStore, "can't pin version 2 skylink", "Pin the version 1 skylink that it points to.")
         }
-        PinRefusal::PostOnly => row(S::METHOD_NOT_ALLOWED, NoStore, "this address takes POST, and nothing else", "Use POST."),
     }
 }
 
@@ -714,6 +713,13 @@ fn spool_row(error: &SpoolError) -> Row {
         SpoolError::Gone => row(S::GONE, NoStore, error.to_string(), again),
         SpoolError::WrongOffset { .. } => row(S::CONFLICT, NoStore, error.to_string(), ask),
         SpoolError::TooLong { .. } => row(S::PAYLOAD_TOO_LARGE, NoStore, error.to_string(), "Upload less at once."),
+        SpoolError::ClientFull => row(
+            S::TOO_MANY_REQUESTS,
+            NoStore,
+            error.to_string(),
+            "End your uploads with PATCH, or remove them with DELETE; those that nobody continues expire.",
+        )
+        .retry(RETRY_SPOOL_FULL_S),
         SpoolError::Full | SpoolError::TooMany => {
             row(S::SERVICE_UNAVAILABLE, NoStore, error.to_string(), "Try again in a minute.").retry(RETRY_SPOOL_FULL_S)
         }
@@ -744,6 +750,7 @@ fn spool_row(error: &SpoolError) -> Row {
 /// Skyfiles.
 fn sky_row(refusal: &SkyRefusal) -> Row {
     match refusal {
+        SkyRefusal::OtherMethod(_) => row(S::METHOD_NOT_ALLOWED, NoStore, refusal.to_string(), "Use one of these methods."),
         SkyRefusal::NoDag { .. } => row(S::NOT_ACCEPTABLE, NoStore, refusal.to_string(), "Leave format= out."),
         // Skynet said 404 here. But what was not looked for to the end may be there, and clients take 404 for absence.
         SkyRefusal::TimedOut => {

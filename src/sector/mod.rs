@@ -26,6 +26,7 @@ mod memory;
 mod object;
 mod proof;
 mod slab;
+mod slab_roots;
 #[cfg(test)]
 mod testing;
 mod tree;
@@ -42,6 +43,7 @@ pub use object::{
 };
 pub use proof::{ProofError, range_proof, verify_range_proof};
 pub use slab::{EncodedSlab, SLAB_STEPS, SlabEncoder, slab_id};
+pub use slab_roots::SlabRoots;
 pub use tree::{GrainTree, WrongData, merkle_root, meta_root, sector_root, zero_node};
 
 /// Bytes of a sector; Sia's constant.

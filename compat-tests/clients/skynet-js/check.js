@@ -78,6 +78,28 @@ async function main() {
     assert.strictEqual((await client.getFileContent(resolver)).data, "the second");
   });
 
+  await step("a subscriber is told the entry, and what replaces it", async () => {
+    // Subscriptions are for pages of the portal's own origin.
+    const own = new JSDOM("", { url: `${portal}/` });
+    const url = new URL(await client.registry.getEntryUrl(publicKey, "watched"));
+    const datakey = url.searchParams.get("datakey");
+    await client.db.setDataLink(privateKey, "watched", skylink);
+    const socket = new own.window.WebSocket(`${portal.replace(/^http/, "ws")}/skynet/registry/subscription`);
+    const told = [];
+    await new Promise((resolve, reject) => {
+      socket.onerror = () => reject(new Error("the subscription broke"));
+      socket.onopen = () => socket.send(JSON.stringify({ action: "subscribe", pubkey: `ed25519:${publicKey}`, datakey }));
+      socket.onmessage = ({ data }) => {
+        told.push(JSON.parse(data));
+        if (told.length === 2) resolve();
+        else client.db.setDataLink(privateKey, "watched", skylink).catch(reject);
+      };
+    });
+    socket.close();
+    assert.ok(told.every((entry) => entry.error === "" && entry.datakey === datakey), JSON.stringify(told));
+    assert.strictEqual(told[1].revision, told[0].revision + 1);
+  });
+
   await step("pin", async () => {
     assert.strictEqual((await client.pinSkylink(skylink)).skylink, skylink);
   });

@@ -1,13 +1,14 @@
 //! Clients that people use, against the real binary: curl, a browser on origins of their own, and in the slow tier programs
 //! from npm (`clients/`), which are installed by the test.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::path::Path;
+use std::process::{Command, Output};
 use std::time::Duration;
 
 use compat_tests::browser::Browser;
 use compat_tests::content::Content;
-use compat_tests::{Gateway, Options, Tier, car, repository, seeded_bytes, sha256, site, tier, until};
+use compat_tests::npm::install_from;
+use compat_tests::{Gateway, Options, Tier, car, repository, seeded_bytes, sha256, site, until};
 
 /// curl takes its share of a slow line: this many bytes are there long before the whole.
 const LINE_BYTES_A_SECOND: usize = 8 << 20;
@@ -109,7 +110,7 @@ fn an_application_with_slash_routing_on_a_subdomain() {
     let Some(mut browser) = Browser::start() else { return };
     let folder = tempfile::tempdir().expect("a folder");
     let gateway = Gateway::start(folder.path());
-    let added = gateway.add(&repository().join("fixtures/spa"), &[]).expect("added");
+    let added = gateway.add(&repository().join("fixtures/slash-app"), &[]).expect("added");
     let cid = added["cid"].as_str().expect("a CID");
     let port = gateway.public.rsplit(':').next().expect("a port");
     let origin = format!("http://{cid}.ipfs.localhost:{port}");
@@ -136,7 +137,7 @@ fn an_application_with_slash_routing_on_a_subdomain() {
     for (typed, title, place) in [
         ("/products/table?tab=prices#dear", "A table", "/products/table"),
         ("/products/st%C3%B3%C5%82", "An oak table", "/products/st%C3%B3%C5%82"),
-        ("/old/chair", "A chair", "/products/chair"),
+        ("/old/9", "User 9", "/users/9"),
         ("/nowhere/at/all", "No such place", "/nowhere/at/all"),
     ] {
         browser.open(&format!("{origin}{typed}"));
@@ -185,32 +186,11 @@ fn a_film_is_sought_in_on_a_subdomain() {
     assert!(parts >= 1, "{:?}", browser.received());
 }
 
-/// A folder of `clients/`, copied and installed; `None` below the slow tier.
-fn installed(client: &str, to: &Path) -> Option<PathBuf> {
-    if tier() < Tier::Slow {
-        println!("{client}: only in the slow tier");
-        return None;
-    }
-    let from = repository().join("compat-tests/clients").join(client);
-    let home = to.join(client);
-    std::fs::create_dir_all(&home).expect("made");
-    for entry in std::fs::read_dir(from).expect("the client's folder") {
-        let entry = entry.expect("an entry");
-        if entry.file_type().is_ok_and(|kind| kind.is_file()) {
-            std::fs::copy(entry.path(), home.join(entry.file_name())).expect("copied");
-        }
-    }
-    let install = ["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--legacy-peer-deps"];
-    let output = Command::new("npm").args(install).current_dir(&home).stdin(Stdio::null()).output().expect("npm is installed");
-    ok(&output);
-    Some(home)
-}
-
 /// `ipfs-car`: what it packs is imported, what is exported it unpacks.
 #[tokio::test]
 async fn ipfs_car_packs_and_unpacks() {
     let folder = tempfile::tempdir().expect("a folder");
-    let Some(home) = installed("ipfs-car", folder.path()) else { return };
+    let Some(home) = install_from(Tier::Slow, "ipfs-car", folder.path()) else { return };
     let tool = home.join("node_modules/.bin/ipfs-car");
     let run = |args: &[&str]| ok(&Command::new(&tool).args(args).current_dir(folder.path()).output().expect("it runs"));
     let gateway = Gateway::start(&folder.path().join("data"));
@@ -241,7 +221,7 @@ async fn ipfs_car_packs_and_unpacks() {
 #[tokio::test]
 async fn verified_fetch_reads() {
     let folder = tempfile::tempdir().expect("a folder");
-    let Some(home) = installed("verified-fetch", folder.path()) else { return };
+    let Some(home) = install_from(Tier::Slow, "verified-fetch", folder.path()) else { return };
     let gateway = Gateway::start(&folder.path().join("data"));
     let large = seeded_bytes(9, 3 << 20);
     let content = Content::files_of("site", &[("a.txt", b"thirteen bytes"), ("dir/b.txt", b"b"), ("large.bin", &large)]);
