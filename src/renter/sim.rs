@@ -192,7 +192,7 @@ const PORTAL: PortalId = PortalId([9; 32]);
 
 /// A host as the program makes it: up once its marker was seen. Nobody looks again; a run does, when it wants to.
 async fn host_over(index: usize, store: Arc<SimStore>) -> Host {
-    let options = HostOptions { id: host_id(index), portal: PORTAL, url: format!("sim:{index}"), space: None, peek: None };
+    let options = HostOptions { id: host_id(index), portal: PORTAL, url: format!("sim:{index}"), space: None, near: None };
     let host = Host::new(store, options);
     host.check().await;
     host
