@@ -53,7 +53,7 @@ async fn renter(folders: &[(HostId, FolderStore)], lost: usize) -> Renter {
             portal: PORTAL,
             url: format!("folder {index}"),
             space: Some(store.space()),
-            peek: Some(Arc::new(store.clone())),
+            near: Some(Arc::new(store.clone())),
         };
         let host = Host::new(Arc::new(store.clone()), options);
         if index >= lost {

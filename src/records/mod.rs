@@ -223,7 +223,12 @@ impl Records {
 
     /// All records of a kind, one after the other, see [`Scan`].
     pub fn scan(&self, kind: Kind) -> Scan {
-        scan::start(&self.inner, kind)
+        scan::start(&self.inner, kind, |_, _| false)
+    }
+
+    /// The same without those whose newest version is known: they are listed, but not fetched.
+    pub fn scan_unknown(&self, kind: Kind, known: impl Fn(&RecordKey, &Order) -> bool + Send + 'static) -> Scan {
+        scan::start(&self.inner, kind, known)
     }
 
     /// The order for the next put of a record signed by the portal: above the newest, and above all attempts of this process.

@@ -212,7 +212,8 @@ pub struct HostHealth {
 }
 
 /// What a store near by can do for small objects beyond the common trait: list a folder and read its first object in one step,
-/// which is what a record's newest version takes, and be told what to do without anybody waiting.
+/// which is what a record's newest version takes, and be told what to do without anybody waiting. It belongs to this process
+/// alone, by a lock: that is why it can know what is in it.
 #[async_trait]
 pub trait Near: fmt::Debug + Send + Sync {
     /// What is under a folder, if it is known without waiting for anything.
@@ -328,6 +329,11 @@ impl Host {
 
     pub fn url(&self) -> &str {
         &self.0.options.url
+    }
+
+    /// Whether this process alone writes to it, see [`Near`].
+    pub fn is_ours_alone(&self) -> bool {
+        self.0.options.near.is_some()
     }
 
     /// Stores an object, durably by the store's own promise.

@@ -252,18 +252,22 @@ impl Inner {
         let complete = durability == Durability::Complete;
         let inner = self.clone();
         let inserted = tokio::task::spawn_blocking(move || {
-            let number = inner.catalog.insert(&key, version, complete, &body, &pin.names())?;
-            Ok::<_, StoreError>((CatalogPin { number, key, version, complete, blocks_in: BlocksIn::Nowhere, body }, pin))
+            // A root of its own is found by the table of roots.
+            let has_more = pin.pack.is_some() || pin.rows.len() > 1;
+            // Before the pin can be seen: who finds it must find its blocks, too.
+            let appears = |number: u64| {
+                if has_more {
+                    let row = CatalogPin { number, key: key.clone(), version, complete, blocks_in: BlocksIn::Nowhere, body: body.clone() };
+                    inner.unindexed.lock().expect("no panic under this lock").insert(key.clone(), row);
+                }
+            };
+            Ok::<_, StoreError>(inner.catalog.insert(&key, version, complete, &body, &pin.names(), appears)?)
         });
-        let (row, pin) = inserted.await.expect("the catalog does not panic")?;
+        inserted.await.expect("the catalog does not panic")?;
         if !complete {
             self.upkeep.something_to_complete.notify_one();
         }
-        // A root of its own is found by the table of roots.
-        if pin.pack.is_some() || pin.rows.len() > 1 {
-            self.unindexed.lock().expect("no panic under this lock").insert(row.key.clone(), row);
-            self.upkeep.something_to_index.notify_one();
-        }
+        self.upkeep.something_to_index.notify_one();
         Ok(())
     }
 

@@ -17,6 +17,7 @@ pub mod catalog;
 mod commit;
 mod content;
 mod denied;
+mod news;
 mod pack_rows;
 mod packs;
 mod pin;
@@ -182,6 +183,9 @@ struct Inner {
     own_index: Mutex<BTreeMap<String, catalog::PinRow>>,
     scratch: PathBuf,
     upkeep: upkeep::Upkeep,
+    /// Other nodes of the portal may write to some of the hosts.
+    others_write: bool,
+    news: news::News,
 }
 
 /// Places of blocks: a sixteenth of `metadata_bytes`.
@@ -233,6 +237,8 @@ impl Store {
             own_index: Mutex::new(BTreeMap::new()),
             scratch,
             upkeep: upkeep::Upkeep::default(),
+            others_write: renter.hosts().iter().any(|host| !host.is_ours_alone()),
+            news: news::News::new(),
             renter,
             records,
             measures,
