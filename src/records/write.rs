@@ -12,8 +12,8 @@ use tokio::{
 };
 
 use super::{
-    Begun, HostCallError, Inner, PUT_DEADLINE, PutTold, Record, RecordError, RecordKey, Signer, count, envelope::Checked, join_reasons,
-    read,
+    Begun, HostCallError, Inner, PUT_DEADLINE, PutTold, Record, RecordError, RecordKey, Signer, count, envelope::Checked,
+    join_reasons, read,
 };
 
 /// See [`super::Records::put`].

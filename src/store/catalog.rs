@@ -449,7 +449,9 @@ mod tests {
         let folder = tempfile::tempdir().expect("temp folder");
         let catalog = Catalog::open(folder.path()).expect("open");
         let one = catalog.insert("aa/1", 1, false, b"one", &names(b"root"), |_| ()).expect("insert");
-        let two = catalog.insert("aa/2", 1, true, b"two", &PinNames { roots: vec![b"root".to_vec()], idem: None }, |_| ()).expect("insert");
+        let two = catalog
+            .insert("aa/2", 1, true, b"two", &PinNames { roots: vec![b"root".to_vec()], idem: None }, |_| ())
+            .expect("insert");
         assert_ne!(one, two);
         let found: Vec<_> = catalog.by_root(b"root").expect("read").into_iter().map(|pin| pin.number).collect();
         assert_eq!(found, [two, one], "newest first");

@@ -257,7 +257,14 @@ impl Inner {
             // Before the pin can be seen: who finds it must find its blocks, too.
             let appears = |number: u64| {
                 if has_more {
-                    let row = CatalogPin { number, key: key.clone(), version, complete, blocks_in: BlocksIn::Nowhere, body: body.clone() };
+                    let row = CatalogPin {
+                        number,
+                        key: key.clone(),
+                        version,
+                        complete,
+                        blocks_in: BlocksIn::Nowhere,
+                        body: body.clone(),
+                    };
                     inner.unindexed.lock().expect("no panic under this lock").insert(key.clone(), row);
                 }
             };

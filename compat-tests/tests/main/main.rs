@@ -29,5 +29,6 @@ mod serve;
 mod skylinks;
 mod skynet_js;
 mod slash_routing;
+mod two_nodes;
 mod uploads;
 mod vectors;

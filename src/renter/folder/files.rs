@@ -105,6 +105,8 @@ impl Files {
         // Of an empty folder nothing is kept: it goes, and the kernel knows then that it is not there.
         if (1..=NAMES_MAX).contains(&names.len()) {
             self.folders.insert(folder.into(), names.into());
+        } else {
+            self.folders.remove(folder);
         }
     }
 

@@ -106,7 +106,8 @@ impl Index {
     pub fn under(&self, folder: &str, max: usize) -> Option<Vec<(Arc<str>, Option<Spot>)>> {
         let start = format!("{folder}/");
         let map = self.read();
-        let mut under = map.range::<str, _>((Bound::Included(start.as_str()), Bound::Unbounded)).take_while(|(key, _)| key.starts_with(&start));
+        let mut under =
+            map.range::<str, _>((Bound::Included(start.as_str()), Bound::Unbounded)).take_while(|(key, _)| key.starts_with(&start));
         let spot = |(key, slot): (&Arc<str>, &Slot)| match slot {
             Slot::Put(spot) => (key.clone(), Some(spot.clone())),
             Slot::Removed { .. } => (key.clone(), None),

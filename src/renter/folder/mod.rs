@@ -58,8 +58,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::host::{Begun, Near, Peeked, PutDone};
 use disk::{Access, Disk, EntryKind, Writing};
-use index::Slot;
 use files::Names;
+use index::Slot;
 use key::{check_key, check_prefix, disk_path};
 use open::{Open, Place, RealPlace, TEMP_FOLDER, has_marker, open_folder};
 use walk::Listing;

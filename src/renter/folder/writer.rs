@@ -229,13 +229,7 @@ pub(super) struct Count {
 }
 
 impl Writer {
-    pub fn new(
-        disk: Arc<dyn Disk>,
-        index: Arc<Index>,
-        files: Arc<Files>,
-        space: Arc<Space>,
-        floor_bytes: Option<u64>,
-    ) -> Writer {
+    pub fn new(disk: Arc<dyn Disk>, index: Arc<Index>, files: Arc<Files>, space: Arc<Space>, floor_bytes: Option<u64>) -> Writer {
         Writer {
             disk,
             index,
