@@ -18,7 +18,7 @@ use crate::records::{BareHosts, Order, PortalId, PortalKey, Record, RecordKey, R
 use crate::renter::Renter;
 use crate::renter::bucket::{self, BucketOptions};
 use crate::renter::folder::{FolderOptions, FolderStore};
-use crate::renter::host::{Host, HostId, HostOptions, HostState, Near};
+use crate::renter::host::{Host, HostId, HostOptions, HostState, Near, Writers};
 use crate::renter::marker::{self, MarkerError};
 use crate::renter::place::{HostRow, HostTable, RowState};
 
@@ -117,7 +117,9 @@ pub async fn open(
         };
         let (space, near) = (opened.folder.as_ref().map(FolderStore::space), opened.folder.clone());
         let near = near.map(|folder| Arc::new(folder) as Arc<dyn Near>);
-        let options = HostOptions { id, portal, url: place.place(), space, near };
+        // A folder is locked by the process that has it open; a bucket knows no locks.
+        let writers = if near.is_some() { Writers::ThisNode } else { Writers::AnyNode };
+        let options = HostOptions { id, portal, url: place.place(), space, near, writers };
         let host = Host::new(opened.store, options);
         open.hosts.push(host);
         open.places.push(place);

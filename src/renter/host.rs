@@ -212,8 +212,8 @@ pub struct HostHealth {
 }
 
 /// What a store near by can do for small objects beyond the common trait: list a folder and read its first object in one step,
-/// which is what a record's newest version takes, and be told what to do without anybody waiting. It belongs to this process
-/// alone, by a lock: that is why it can know what is in it.
+/// which is what a record's newest version takes, and be told what to do without anybody waiting. Nobody else writes to it:
+/// that is why it can know what is in it.
 #[async_trait]
 pub trait Near: fmt::Debug + Send + Sync {
     /// What is under a folder, if it is known without waiting for anything.
@@ -247,6 +247,14 @@ pub struct Peeked {
     pub first: Option<Bytes>,
 }
 
+/// Which nodes of a portal can write to a host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Writers {
+    /// This process alone, by a lock.
+    ThisNode,
+    AnyNode,
+}
+
 /// What makes a host.
 #[derive(Clone, Debug)]
 pub struct HostOptions {
@@ -259,6 +267,7 @@ pub struct HostOptions {
     pub space: Option<Arc<Space>>,
     /// The store itself, if it is near.
     pub near: Option<Arc<dyn Near>>,
+    pub writers: Writers,
 }
 
 /// A host. Cheap to clone; all clones are one host.
@@ -317,7 +326,14 @@ impl Host {
     /// A host over a store without a marker, up from the start.
     #[cfg(test)]
     pub fn up(id: HostId, store: Arc<dyn ObjectStore>) -> Host {
-        let options = HostOptions { id, portal: PortalId([0; 32]), url: format!("test:{id}"), space: None, near: None };
+        let options = HostOptions {
+            id,
+            portal: PortalId([0; 32]),
+            url: format!("test:{id}"),
+            space: None,
+            near: None,
+            writers: Writers::ThisNode,
+        };
         let host = Host::new(store, options);
         host.0.gate().down = None;
         host
@@ -331,9 +347,8 @@ impl Host {
         &self.0.options.url
     }
 
-    /// Whether this process alone writes to it, see [`Near`].
-    pub fn is_ours_alone(&self) -> bool {
-        self.0.options.near.is_some()
+    pub fn writers(&self) -> Writers {
+        self.0.options.writers
     }
 
     /// Stores an object, durably by the store's own promise.

@@ -40,6 +40,7 @@ use crate::address::{Cid, Skylink};
 use crate::deny::{DenyList, Reason, Subject};
 use crate::measure::{Measures, Trace};
 use crate::records::{RecordError, Records};
+use crate::renter::host::Writers;
 use crate::renter::{Renter, RenterError};
 use crate::sector::Root;
 use crate::tree::TreeError;
@@ -237,7 +238,7 @@ impl Store {
             own_index: Mutex::new(BTreeMap::new()),
             scratch,
             upkeep: upkeep::Upkeep::default(),
-            others_write: renter.hosts().iter().any(|host| !host.is_ours_alone()),
+            others_write: renter.hosts().iter().any(|host| host.writers() == Writers::AnyNode),
             news: news::News::new(),
             renter,
             records,

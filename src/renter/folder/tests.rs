@@ -16,7 +16,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::{FolderError, FolderOptions, FolderStore, MARKER_KEY, log::segment_path, simdisk::SimMachine};
 use crate::renter::{
-    host::{Begun, Deadline, Host, HostError, HostOptions, HostState, Near, Peeked},
+    host::{Begun, Deadline, Host, HostError, HostOptions, HostState, Near, Peeked, Writers},
     marker::{self, PortalId},
 };
 
@@ -460,7 +460,14 @@ async fn a_small_file_system_gets_full_and_recovers() {
         let top = tempfile::tempdir_in(&folder).unwrap();
         let store = FolderStore::new(top.path(), FolderOptions { floor_bytes });
         let id = marker::create(&store, PORTAL).await.unwrap().host;
-        let options = HostOptions { id, portal: PORTAL, url: "file:small".into(), space: Some(store.space()), near: None };
+        let options = HostOptions {
+            id,
+            portal: PORTAL,
+            url: "file:small".into(),
+            space: Some(store.space()),
+            near: None,
+            writers: Writers::ThisNode,
+        };
         let host = Host::new(Arc::new(store.clone()), options);
         assert_eq!(host.check().await, HostState::Up);
         let mut kept = Vec::new();
