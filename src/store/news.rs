@@ -141,6 +141,9 @@ impl Inner {
 
     /// Waits for a look at the list of pins that begins after this call: the catalog has then whatever was acknowledged before.
     pub async fn catch_up(&self) -> Absence {
+        if !self.catalog.is_complete() {
+            return Absence::Unsure;
+        }
         let mut ended = self.news.ended.subscribe();
         let next = self.news.begun.load(Ordering::Acquire) + 1;
         self.news.wanted.notify_one();
