@@ -17,7 +17,7 @@ use skygate::{
     renter::{
         Renter, RenterOptions, SlabRef,
         folder::{FolderOptions, FolderStore},
-        host::{Host, HostId, HostOptions},
+        host::{Host, HostId, HostOptions, Writers},
         marker::{self, PortalId},
         place::{HostRow, HostTable, RowState},
     },
@@ -53,7 +53,8 @@ async fn renter(folders: &[(HostId, FolderStore)], lost: usize) -> Renter {
             portal: PORTAL,
             url: format!("folder {index}"),
             space: Some(store.space()),
-            peek: Some(Arc::new(store.clone())),
+            near: Some(Arc::new(store.clone())),
+            writers: Writers::ThisNode,
         };
         let host = Host::new(Arc::new(store.clone()), options);
         if index >= lost {

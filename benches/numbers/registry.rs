@@ -2,7 +2,7 @@
 //!
 //! Entries are signed and requests are written before the clock starts. Each reply is read by its length and its status is
 //! looked at; of reads, the revision as well. Nothing keeps entries in memory for reads: their bytes come from the hosts
-//! (the page cache, for folders), each time from all seven hosts of an entry.
+//! (the page cache, for folders), each time from a majority of the seven hosts of an entry, others each time.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};

@@ -92,6 +92,17 @@ impl Buckets {
         self.servers.iter().map(host).collect()
     }
 
+    /// A second data directory of the portal that lives in the first one: with its key, as an operator does it.
+    pub fn join_portal(from: &Path, to: &Path) {
+        std::fs::create_dir_all(to.join("keys")).expect("a folder");
+        std::fs::copy(from.join("keys/portal"), to.join("keys/portal")).expect("the key can be copied");
+    }
+
+    /// The servers that hold records of an entry, by its id in hex.
+    pub fn with_entry(&self, id: &str) -> Vec<usize> {
+        (0..self.servers.len()).filter(|index| self.servers[*index].entry_folder(id).is_some()).collect()
+    }
+
     /// Sets the mood of some servers.
     pub fn set(&self, which: &[usize], mood: Mood) {
         for server in which.iter().map(|index| &self.servers[*index]) {
@@ -132,6 +143,14 @@ impl Server {
     /// Where its objects lie: the keys of the host are paths below.
     pub fn objects(&self) -> PathBuf {
         self.folder.join(BUCKET)
+    }
+
+    /// The folder of an entry's records, if there is one with records in it.
+    pub fn entry_folder(&self, id: &str) -> Option<PathBuf> {
+        let shards = std::fs::read_dir(self.objects().join("records/entry")).ok()?;
+        let folder = shards.map(|shard| shard.expect("readable").path().join(id)).find(|folder| folder.is_dir())?;
+        let any = std::fs::read_dir(&folder).expect("readable").next().is_some();
+        any.then_some(folder)
     }
 
     /// Requests so far, of a server in this process.

@@ -152,6 +152,7 @@ mod tests {
         use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
         for seed in 0..30 {
             let hosts = SimHosts::new(seed, 9, 3);
+            hosts.near.store(seed % 2 == 1, std::sync::atomic::Ordering::Relaxed);
             let nodes = [node(&hosts).0, node(&hosts).0];
             let id = sign_entry(1, [7; 32], b"", 0).entry.id();
             let (seen, next) = (AtomicU64::new(0), AtomicU64::new(1));

@@ -18,7 +18,7 @@ use crate::records::{BareHosts, Order, PortalId, PortalKey, Record, RecordKey, R
 use crate::renter::Renter;
 use crate::renter::bucket::{self, BucketOptions};
 use crate::renter::folder::{FolderOptions, FolderStore};
-use crate::renter::host::{Host, HostId, HostOptions, HostState, Peek};
+use crate::renter::host::{Host, HostId, HostOptions, HostState, Near, Writers};
 use crate::renter::marker::{self, MarkerError};
 use crate::renter::place::{HostRow, HostTable, RowState};
 
@@ -115,9 +115,11 @@ pub async fn open(
                 continue;
             }
         };
-        let (space, peek) = (opened.folder.as_ref().map(FolderStore::space), opened.folder.clone());
-        let peek = peek.map(|folder| Arc::new(folder) as Arc<dyn Peek>);
-        let options = HostOptions { id, portal, url: place.place(), space, peek };
+        let (space, near) = (opened.folder.as_ref().map(FolderStore::space), opened.folder.clone());
+        let near = near.map(|folder| Arc::new(folder) as Arc<dyn Near>);
+        // A folder is locked by the process that has it open; a bucket knows no locks.
+        let writers = if near.is_some() { Writers::ThisNode } else { Writers::AnyNode };
+        let options = HostOptions { id, portal, url: place.place(), space, near, writers };
         let host = Host::new(opened.store, options);
         open.hosts.push(host);
         open.places.push(place);

@@ -1,7 +1,11 @@
 //! What this room needs of the storage hosts. The renter has it; tests bring a simulated set.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use bytes::Bytes;
+
+pub use crate::renter::host::Begun;
 
 /// How many hosts a record may miss.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +34,11 @@ pub struct Look {
     pub paths: Vec<String>,
     /// Of the first path, if it was brought along.
     pub first: Option<Bytes>,
+}
+
+/// Hears how a put ended that was begun. Called once for each, on whatever thread: it must not wait.
+pub trait PutTold: Send + Sync {
+    fn told(&self, host: usize, result: Result<(), HostCallError>);
 }
 
 /// Named objects on hosts. Hosts are indexes; every call is for one host and is cancelled by dropping it.
@@ -63,6 +72,16 @@ pub trait RecordHosts: Send + Sync + 'static {
     /// The same, if the host knows it without waiting.
     fn look_at_once(&self, _host: usize, _prefix: &str, _paths_max: usize, _bytes_max: usize) -> Option<Look> {
         None
+    }
+
+    /// Begins [`RecordHosts::put`], if the host takes it without waiting; if not, nobody is told anything.
+    fn begin_put(&self, _host: usize, _path: &str, _bytes: &Bytes, _told: &Arc<dyn PutTold>) -> Begun {
+        Begun::No
+    }
+
+    /// Begins [`RecordHosts::delete`], if the host takes it without waiting. Nobody hears how it ends, and a crash may undo it.
+    fn begin_delete(&self, _host: usize, _path: &str) -> Begun {
+        Begun::No
     }
 
     /// Ok if there is no such object afterwards.

@@ -56,7 +56,7 @@ use self::{
 pub use self::{
     envelope::{InvalidRecord, OwnerCheck, OwnerChecks, RECORD_BYTES_MAX, Record},
     follow::Followed,
-    hosts::{HostCallError, Look, Quorum, RecordHosts},
+    hosts::{Begun, HostCallError, Look, PutTold, Quorum, RecordHosts},
     key::{KeyError, Origin, PortalId, PortalKey},
     kind::{BadKey, Group, Kind, Order, RecordKey, Signer},
     read::{Census, GroupRead},
@@ -223,7 +223,12 @@ impl Records {
 
     /// All records of a kind, one after the other, see [`Scan`].
     pub fn scan(&self, kind: Kind) -> Scan {
-        scan::start(&self.inner, kind)
+        scan::start(&self.inner, kind, |_, _| false)
+    }
+
+    /// The same without those whose newest version is known: they are listed, but not fetched.
+    pub fn scan_unknown(&self, kind: Kind, known: impl Fn(&RecordKey, &Order) -> bool + Send + 'static) -> Scan {
+        scan::start(&self.inner, kind, known)
     }
 
     /// The order for the next put of a record signed by the portal: above the newest, and above all attempts of this process.
@@ -292,8 +297,12 @@ impl Inner {
             Kind::Hosts => self.hosts.all_hosts(),
             _ => self.hosts.hosts_of(&group.id()),
         };
-        let mut seen = std::collections::BTreeSet::new();
-        hosts.retain(|host| seen.insert(*host));
+        let mut seen = Vec::with_capacity(hosts.len());
+        hosts.retain(|host| {
+            let new = !seen.contains(host);
+            seen.push(*host);
+            new
+        });
         // A majority: e + 1 of 2e + 1, and right for fewer or more hosts, too. Any two majorities meet in a host.
         let need = hosts.len() / 2 + 1;
         Placed { hosts, need }

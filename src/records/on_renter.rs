@@ -1,18 +1,19 @@
 //! Records on the renter's hosts.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::renter::Renter;
 use crate::renter::host::{Deadline, Host, HostError, ReadRange};
-use crate::renter::place::place;
 
-use super::{HostCallError, Look, Quorum, RecordHosts};
+use super::{Begun, HostCallError, Look, PutTold, Quorum, RecordHosts};
 
 #[async_trait]
 impl RecordHosts for Renter {
     fn hosts_of(&self, group_id: &[u8; 32]) -> Vec<usize> {
-        place(self.table(), group_id, 2 * self.e() + 1)
+        self.record_rows(group_id)
     }
 
     fn all_hosts(&self) -> Vec<usize> {
@@ -43,6 +44,16 @@ impl RecordHosts for Renter {
     fn look_at_once(&self, host: usize, prefix: &str, paths_max: usize, bytes_max: usize) -> Option<Look> {
         let peeked = of(self, host).ok()?.peek(prefix.trim_end_matches('/'), paths_max, bytes_max as u64)?;
         Some(Look { paths: peeked.keys, first: peeked.first })
+    }
+
+    fn begin_put(&self, host: usize, path: &str, bytes: &Bytes, told: &Arc<dyn PutTold>) -> Begun {
+        let Ok(on) = of(self, host) else { return Begun::No };
+        let told = told.clone();
+        on.begin_put(path, bytes, move |result| told.told(host, result.map_err(call_error)))
+    }
+
+    fn begin_delete(&self, host: usize, path: &str) -> Begun {
+        of(self, host).map_or(Begun::No, |host| host.begin_remove(path))
     }
 
     async fn delete(&self, host: usize, path: &str) -> Result<(), HostCallError> {

@@ -121,7 +121,8 @@ struct Merge {
     cursors: Vec<Cursor>,
 }
 
-pub(super) fn start(inner: &Arc<Inner>, kind: Kind) -> Scan {
+/// Leaves out records whose newest listed version is `known`.
+pub(super) fn start(inner: &Arc<Inner>, kind: Kind, known: impl Fn(&RecordKey, &Order) -> bool + Send + 'static) -> Scan {
     let hosts: BTreeSet<usize> = inner.hosts.all_hosts().into_iter().collect();
     let tally = Arc::new(Tally {
         hosts_failed: AtomicUsize::new(0),
@@ -137,7 +138,12 @@ pub(super) fn start(inner: &Arc<Inner>, kind: Kind) -> Scan {
     };
     let (inner, fetch_tally) = (inner.clone(), tally.clone());
     let missing_allowed = inner.missing_allowed(kind);
+    let is_news = move |sighting: &Sighting| {
+        let newest = sighting.versions.first();
+        std::future::ready(newest.is_none_or(|(order, _)| !known(&sighting.key, order)))
+    };
     let records = stream::unfold(merge, |mut merge| async move { Some((merge.next().await?, merge)) })
+        .filter(is_news)
         .map(move |sighting| fetch(inner.clone(), fetch_tally.clone(), sighting))
         .buffer_unordered(FETCHES_AHEAD)
         .filter_map(std::future::ready)

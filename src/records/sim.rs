@@ -5,7 +5,7 @@ use std::{
     ops::Bound,
     sync::{
         Arc, Mutex, MutexGuard,
-        atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
-use super::{HostCallError, Order, Quorum, RecordHosts, RecordKey};
+use super::{Begun, HostCallError, Look, Order, PutTold, Quorum, RecordHosts, RecordKey};
 use crate::renter::{
     host::HostId,
     place::{HostRow, HostTable, RowState, place},
@@ -52,7 +52,9 @@ impl Mode {
 pub(crate) struct SimHosts {
     e: usize,
     table: HostTable,
-    hosts: Vec<Mutex<SimHost>>,
+    hosts: Arc<Vec<Mutex<SimHost>>>,
+    /// Whether they answer at once what they can, and take puts without anybody waiting.
+    pub(crate) near: AtomicBool,
     rng: Mutex<StdRng>,
     pub(crate) in_flight: AtomicI64,
     pub(crate) charged: AtomicU64,
@@ -70,7 +72,8 @@ impl SimHosts {
         Arc::new(SimHosts {
             e,
             table: HostTable { epoch: 1, hosts: (0..hosts).map(row).collect() },
-            hosts: (0..hosts).map(host).collect(),
+            hosts: Arc::new((0..hosts).map(host).collect()),
+            near: AtomicBool::new(false),
             rng: Mutex::new(StdRng::seed_from_u64(seed)),
             in_flight: AtomicI64::new(0),
             charged: AtomicU64::new(0),
@@ -223,6 +226,60 @@ impl RecordHosts for SimHosts {
             _ => {}
         }
         Ok(paths)
+    }
+
+    fn look_at_once(&self, host: usize, prefix: &str, paths_max: usize, _bytes_max: usize) -> Option<Look> {
+        let (near, sim) = (self.near.load(Relaxed), self.host(host));
+        if !near || matches!(sim.mode, Mode::Slow | Mode::Down | Mode::Hang | Mode::Backwards | Mode::Endless) {
+            return None;
+        }
+        let found = sim.objects.range::<str, _>((Bound::Included(prefix), Bound::Unbounded));
+        let found: Vec<_> = found.take_while(|(path, _)| path.starts_with(prefix)).take(paths_max).collect();
+        let mut look = Look {
+            paths: found.iter().map(|(path, _)| (*path).clone()).collect(),
+            first: found.first().map(|(_, object)| (*object).clone()),
+        };
+        match sim.mode {
+            Mode::Corrupt => look.first = look.first.map(|object| flipped(&object, object.len() / 2)),
+            Mode::Forge => {
+                look.paths.insert(0, format!("{prefix}{}", "0".repeat(16)));
+                look.first = Some(Bytes::from_static(b"rubbish"));
+            }
+            Mode::Empty => look.first = None,
+            _ => {}
+        }
+        Some(look)
+    }
+
+    fn begin_put(&self, host: usize, path: &str, bytes: &Bytes, told: &Arc<dyn PutTold>) -> Begun {
+        if !self.near.load(Relaxed) || self.host(host).mode == Mode::Down {
+            return Begun::No;
+        }
+        let (hosts, path, bytes, told) = (self.hosts.clone(), path.to_owned(), bytes.clone(), told.clone());
+        let wait = Duration::from_millis(self.random(0..20));
+        tokio::spawn(async move {
+            tokio::time::sleep(wait).await;
+            let mode = hosts[host].lock().unwrap().mode;
+            match mode {
+                // Nothing is told any more.
+                Mode::Hang => {}
+                Mode::Stale | Mode::Down => told.told(host, Err(HostCallError::Unavailable("read-only".to_owned()))),
+                _ => {
+                    hosts[host].lock().unwrap().objects.insert(path, bytes);
+                    told.told(host, Ok(()));
+                }
+            }
+        });
+        Begun::Yes
+    }
+
+    fn begin_delete(&self, host: usize, path: &str) -> Begun {
+        let mut sim = self.host(host);
+        if !self.near.load(Relaxed) || sim.mode != Mode::Up {
+            return Begun::No;
+        }
+        sim.objects.remove(path);
+        Begun::Yes
     }
 
     async fn delete(&self, host: usize, path: &str) -> Result<(), HostCallError> {

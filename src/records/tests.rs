@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use futures::future::join_all;
+use futures::{FutureExt, future::join_all};
 use rand::{RngExt, SeedableRng, rngs::StdRng, seq::SliceRandom};
 
 use super::{
@@ -547,6 +547,73 @@ async fn a_scan_bears_changes_under_way() {
     }
 }
 
+// ---------------------------------------------------------------------------------------------- near hosts
+
+/// A read of hosts that answer at once takes a majority's word only if there is nothing to mend.
+#[tokio::test(start_paused = true)]
+async fn near_hosts_are_read_at_once_and_mended() {
+    let hosts = SimHosts::new(1, 9, 3);
+    hosts.near.store(true, Relaxed);
+    let records = node(&hosts);
+    let key = site(1);
+    let of = hosts.of(&key);
+    let at_once =
+        |records: &Records| records.newest(&key).now_or_never().map(|read| read.unwrap().map(|record| record.order.number()));
+    assert_eq!(at_once(&records), Some(None));
+    plant(&hosts, &of, version(&key, 1));
+    for _ in 0..7 {
+        assert_eq!(at_once(&node(&hosts)), Some(Some(1)));
+    }
+    // Four have a newer one: whichever four are asked, it is seen, and the others get it.
+    plant(&hosts, &of[3..], version(&key, 2));
+    for _ in 0..7 {
+        assert_eq!(newest_number(&records, &key).await, Some(2));
+        records.settle().await;
+    }
+    assert_eq!(hosts.holders(&key, &Order::version(2)), 7);
+    assert_eq!(hosts.holders(&key, &Order::version(1)), 0, "swept");
+    assert_eq!(at_once(&records), Some(Some(2)));
+    // What this node knows stands above what hosts say, if they went back.
+    let later = version(&key, 3);
+    records.put(later.clone()).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!((hosts.holders(&key, &Order::version(3)), hosts.holders(&key, &Order::version(2))), (7, 0));
+    of.iter().for_each(|host| hosts.plant(*host, &key.path(&later.order), &bytes::Bytes::from_static(b"rubbish")));
+    assert!(at_once(&records).is_none());
+    // Three that do not answer leave four; a fourth leaves too few.
+    let key = site(2);
+    let of = hosts.of(&key);
+    plant(&hosts, &of, version(&key, 5));
+    of[..3].iter().for_each(|host| hosts.set(*host, Mode::Hang));
+    assert_eq!(records.newest(&key).now_or_never().map(|read| read.unwrap().map(|record| record.order.number())), Some(Some(5)));
+    hosts.set(of[3], Mode::Corrupt);
+    assert!(records.newest(&key).now_or_never().is_none());
+}
+
+/// A put that is begun without waiting counts like any other: at its quorum, refused below it, swept behind it.
+#[tokio::test(start_paused = true)]
+async fn near_hosts_take_puts_without_waiting() {
+    let hosts = SimHosts::new(1, 9, 3);
+    hosts.near.store(true, Relaxed);
+    let records = node(&hosts);
+    let key = site(1);
+    let of = hosts.of(&key);
+    records.put(version(&key, 1)).await.unwrap();
+    for (mode, good) in [(Mode::Hang, 4), (Mode::Stale, 4), (Mode::Down, 4), (Mode::Up, 7)] {
+        of[..3].iter().for_each(|host| hosts.set(*host, mode));
+        let next = records.next_version(&key).await.unwrap();
+        records.put(Record::new(key.clone(), next, "next")).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        assert_eq!(hosts.holders(&key, &next), good, "{mode:?}");
+        assert!(hosts.holders(&key, &Order::version(next.number() - 1)) <= 3, "{mode:?}: swept where the next one is");
+    }
+    for mode in [Mode::Stale, Mode::Hang, Mode::Down] {
+        of[..4].iter().for_each(|host| hosts.set(*host, mode));
+        let failed = records.put(version(&key, 99)).await;
+        assert_unavailable(failed, (3, 4));
+    }
+}
+
 // ---------------------------------------------------------------------------------------------- random schedules
 
 /// Seeds tried in one run; about a second. A failure prints its seed.
@@ -668,9 +735,14 @@ impl Schedule {
         for node in &self.nodes {
             node.settle().await;
         }
+        // What was begun and waits for nobody.
+        tokio::time::sleep(Duration::from_millis(50)).await;
         for key in &keys {
-            self.read(&self.nodes[0], key).await;
-            self.nodes[0].settle().await;
+            // A read of near hosts asks a majority, and others each time.
+            for _ in self.hosts.of(key) {
+                self.read(&self.nodes[0], key).await;
+                self.nodes[0].settle().await;
+            }
             let least = self.least(key);
             let holders = self.hosts.holders(key, &Order::version(least));
             assert!(least == 0 || holders == self.hosts.of(key).len(), "seed {}: {holders} have {least}", self.seed);
@@ -684,6 +756,7 @@ fn random_schedules_never_go_back() {
         let mut rng = StdRng::seed_from_u64(seed);
         let e = rng.random_range(1..=3);
         let hosts = SimHosts::new(seed, 2 * e + 1 + rng.random_range(0..3), e);
+        hosts.near.store(seed % 4 >= 2, Relaxed);
         let nodes = (0..2).map(|_| node(&hosts)).collect();
         let schedule = Schedule { seed, hosts, nodes, known: Mutex::default(), restless: seed % 2 == 1 };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();

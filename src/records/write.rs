@@ -2,21 +2,18 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, MutexGuard},
 };
 
-use futures::{
-    StreamExt,
-    future::BoxFuture,
-    stream::{FuturesUnordered, iter},
-};
+use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::{
-    sync::OwnedMutexGuard,
+    sync::{Notify, OwnedMutexGuard},
     time::{Instant, timeout_at},
 };
 
 use super::{
-    HostCallError, Inner, PUT_DEADLINE, Record, RecordError, RecordKey, Signer, count, envelope::Checked, join_reasons, read,
+    Begun, HostCallError, Inner, PUT_DEADLINE, PutTold, Record, RecordError, RecordKey, Signer, count, envelope::Checked,
+    join_reasons, read,
 };
 
 /// See [`super::Records::put`].
@@ -34,7 +31,7 @@ pub(super) async fn put(inner: &Arc<Inner>, record: Record) -> Result<(), Record
         count(&inner.counters.puts_refused);
         return Err(RecordError::NotNewer { newest: known.record().clone() });
     }
-    let mut job = PutJob::start(inner, version.clone(), known);
+    let mut job = PutJob::start(inner, &version, known.as_ref());
     if let Err(error) = job.reach_quorum().await {
         count(&inner.counters.puts_failed);
         if key.kind().signer() == Signer::Portal {
@@ -45,81 +42,166 @@ pub(super) async fn put(inner: &Arc<Inner>, record: Record) -> Result<(), Record
     }
     count(&inner.counters.puts_acknowledged);
     inner.accept(&version);
-    if job.has_tail() {
-        inner.leave_running(job.finish());
+    if let Some(tail) = job.into_tail() {
+        inner.leave_running(tail);
     }
     Ok(())
 }
 
 /// One version on its way to its hosts.
 struct PutJob {
+    votes: Arc<Votes>,
+    /// Calls to hosts that take no put without waiting.
+    waiting: FuturesUnordered<BoxFuture<'static, ()>>,
+}
+
+/// What the hosts of a put say. Hosts tell it from whatever thread; whoever waits is woken when it is decided, not each time.
+struct Votes {
     inner: Arc<Inner>,
     need: usize,
-    acknowledged: Vec<usize>,
-    failed: Vec<(usize, String)>,
-    pending: FuturesUnordered<BoxFuture<'static, (usize, Result<(), HostCallError>)>>,
     /// Path of the version known before, to be swept.
     superseded: Option<String>,
+    state: Mutex<VoteState>,
+    decided: Notify,
+}
+
+struct VoteState {
+    pending: usize,
+    acknowledged: Vec<usize>,
+    failed: Vec<(usize, String)>,
+    /// The new version is at its quorum, so the one before can go wherever the new one is.
+    at_quorum: bool,
+}
+
+impl PutTold for Votes {
+    fn told(&self, host: usize, result: Result<(), HostCallError>) {
+        let sweep = self.count(host, result);
+        if sweep {
+            // If the host does not take it now, the next read sweeps.
+            let _ = self.sweep_soon(host);
+        }
+    }
+}
+
+impl Votes {
+    /// True if the version before has to be swept on this host.
+    fn count(&self, host: usize, result: Result<(), HostCallError>) -> bool {
+        let mut state = self.lock();
+        state.pending -= 1;
+        match result {
+            Ok(()) if state.at_quorum => return true,
+            Ok(()) => state.acknowledged.push(host),
+            Err(error) => state.failed.push((host, error.to_string())),
+        }
+        let possible = state.acknowledged.len() + state.pending;
+        if state.acknowledged.len() == self.need || possible < self.need {
+            self.decided.notify_one();
+        }
+        false
+    }
+
+    fn sweep_soon(&self, host: usize) -> Begun {
+        let Some(path) = &self.superseded else { return Begun::Yes };
+        let begun = self.inner.hosts.begin_delete(host, path);
+        if begun == Begun::Yes {
+            count(&self.inner.counters.swept);
+        }
+        begun
+    }
+
+    async fn sweep(&self, host: usize) {
+        if let Some(path) = &self.superseded
+            && self.inner.hosts.delete(host, path).await.is_ok()
+        {
+            count(&self.inner.counters.swept);
+        }
+    }
+
+    fn unavailable(&self, state: &VoteState, have: usize, late: usize) -> RecordError {
+        RecordError::Unavailable { have, need: self.need, reasons: join_reasons(&state.failed, late) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VoteState> {
+        self.state.lock().expect("no code panics while it holds this lock")
+    }
 }
 
 impl PutJob {
-    fn start(inner: &Arc<Inner>, version: Checked, known: Option<Checked>) -> PutJob {
+    fn start(inner: &Arc<Inner>, version: &Checked, known: Option<&Checked>) -> PutJob {
         let key = &version.record().key;
         let placed = inner.placed(&key.group());
         let path: Arc<str> = key.path(&version.record().order).into();
-        let pending = FuturesUnordered::new();
+        let state = VoteState { pending: placed.hosts.len(), acknowledged: Vec::new(), failed: Vec::new(), at_quorum: false };
+        let votes = Arc::new(Votes {
+            inner: inner.clone(),
+            need: placed.need,
+            superseded: known.map(|known| key.path(&known.record().order)),
+            state: Mutex::new(state),
+            decided: Notify::new(),
+        });
+        let waiting = FuturesUnordered::new();
+        let told: Arc<dyn PutTold> = votes.clone();
         for host in placed.hosts {
-            let (inner, path, object) = (inner.clone(), path.clone(), version.object().clone());
-            let call = async move { (host, inner.hosts.put(host, &path, object).await) };
-            pending.push(Box::pin(call) as BoxFuture<'static, _>);
+            if inner.hosts.begin_put(host, &path, version.object(), &told) == Begun::Yes {
+                continue;
+            }
+            let (votes, path, object) = (votes.clone(), path.clone(), version.object().clone());
+            waiting.push(Box::pin(async move {
+                let result = votes.inner.hosts.put(host, &path, object).await;
+                if votes.count(host, result) {
+                    votes.sweep(host).await;
+                }
+            }) as BoxFuture<'static, _>);
         }
-        let superseded = known.map(|known| key.path(&known.record().order));
-        let (acknowledged, failed) = (Vec::new(), Vec::new());
-        PutJob { inner: inner.clone(), need: placed.need, acknowledged, failed, pending, superseded }
+        PutJob { votes, waiting }
     }
 
     async fn reach_quorum(&mut self) -> Result<(), RecordError> {
         let deadline = Instant::now() + PUT_DEADLINE;
-        while self.acknowledged.len() < self.need {
-            let possible = self.acknowledged.len() + self.pending.len();
-            if possible < self.need {
-                return Err(self.unavailable(possible, 0));
+        loop {
+            {
+                let mut state = self.votes.lock();
+                let (have, possible) = (state.acknowledged.len(), state.acknowledged.len() + state.pending);
+                if have >= self.votes.need {
+                    state.at_quorum = true;
+                    return Ok(());
+                }
+                if possible < self.votes.need {
+                    return Err(self.votes.unavailable(&state, possible, 0));
+                }
             }
-            match timeout_at(deadline, self.pending.next()).await {
-                Ok(Some((host, Ok(())))) => self.acknowledged.push(host),
-                Ok(Some((host, Err(error)))) => self.failed.push((host, error.to_string())),
-                Ok(None) | Err(_) => return Err(self.unavailable(self.acknowledged.len(), self.pending.len())),
+            let decided = async {
+                tokio::select! {
+                    () = self.votes.decided.notified() => {}
+                    Some(()) = self.waiting.next() => {}
+                }
+            };
+            if timeout_at(deadline, decided).await.is_err() {
+                let state = self.votes.lock();
+                return Err(self.votes.unavailable(&state, state.acknowledged.len(), state.pending));
             }
         }
-        Ok(())
     }
 
-    fn unavailable(&self, have: usize, late: usize) -> RecordError {
-        RecordError::Unavailable { have, need: self.need, reasons: join_reasons(&self.failed, late) }
-    }
-
-    fn has_tail(&self) -> bool {
-        !self.pending.is_empty() || self.superseded.is_some()
-    }
-
-    /// Brings the version to the other hosts; then sweeps the version before on hosts that have the new one.
-    async fn finish(mut self) {
-        // The new version is at its quorum, so the one before can go wherever the new one is.
-        let early = std::mem::take(&mut self.acknowledged);
-        let sweep = |host: usize| sweep_one(self.inner.clone(), host, self.superseded.clone());
-        let pending = std::mem::take(&mut self.pending);
-        let late = pending.filter_map(|(host, result)| std::future::ready(result.is_ok().then_some(host)));
+    /// Brings the version to the other hosts; sweeps the version before on hosts that have the new one. None if that needs
+    /// nobody who waits.
+    fn into_tail(self) -> Option<impl Future<Output = ()> + Send + 'static> {
+        let PutJob { votes, waiting } = self;
+        // Those that come later sweep by themselves.
+        let early = std::mem::take(&mut votes.lock().acknowledged);
+        let slow: Vec<usize> = early.into_iter().filter(|host| votes.sweep_soon(*host) == Begun::No).collect();
+        if waiting.is_empty() && slow.is_empty() {
+            return None;
+        }
         // Not one after the other: a host that hangs must not keep the rest from being swept.
-        let hosts = futures::stream::select(iter(early), late);
-        hosts.for_each_concurrent(None, sweep).await;
-    }
-}
-
-async fn sweep_one(inner: Arc<Inner>, host: usize, path: Option<String>) {
-    if let Some(path) = path
-        && inner.hosts.delete(host, &path).await.is_ok()
-    {
-        count(&inner.counters.swept);
+        let sweeps = slow.into_iter().map(move |host| {
+            let votes = votes.clone();
+            async move { votes.sweep(host).await }
+        });
+        let sweeps: FuturesUnordered<_> = sweeps.collect();
+        Some(async move {
+            tokio::join!(sweeps.collect::<()>(), waiting.collect::<()>());
+        })
     }
 }
 

@@ -77,6 +77,8 @@ pub const MARKER_EVERY: Duration = Duration::from_secs(60);
 pub const MARKER_RETRY: Duration = Duration::from_secs(5);
 /// Calls in a row that fail or take too long, after which a host counts as down: enough not to be chance, few enough to stop waiting.
 const FAILURES_IN_A_ROW_MAX: u32 = 8;
+/// Begun puts that none of has ended for this long make the next put a call with a time-out. Syncs of a working disk take less.
+const BEGUN_STALL_MAX: Duration = Duration::from_secs(2);
 /// Looks at the marker in a row that fail for no clear reason before a host counts as down.
 const MARKER_MISSES_MAX: u32 = 2;
 
@@ -209,14 +211,33 @@ pub struct HostHealth {
     pub in_flight: u32,
 }
 
-/// A store that lists a folder and reads its first object in one step: what a record's newest version takes.
+/// What a store near by can do for small objects beyond the common trait: list a folder and read its first object in one step,
+/// which is what a record's newest version takes, and be told what to do without anybody waiting. Nobody else writes to it:
+/// that is why it can know what is in it.
 #[async_trait]
-pub trait Peek: fmt::Debug + Send + Sync {
+pub trait Near: fmt::Debug + Send + Sync {
     /// What is under a folder, if it is known without waiting for anything.
     fn peek(&self, folder: &str, keys_max: usize, bytes_max: u64) -> Option<Peeked>;
 
     /// The same with waiting.
     async fn look(&self, folder: &str, keys_max: usize, bytes_max: u64) -> object_store::Result<Peeked>;
+
+    /// Takes a put if it can do so without waiting; `done` is then called once, on whatever thread, with how it ended.
+    fn begin_put(&self, key: &str, bytes: &Bytes, done: PutDone) -> Begun;
+
+    /// Takes a removal that nobody waits for, and that a crash may undo.
+    fn begin_remove(&self, key: &str) -> Begun;
+}
+
+/// Called with the end of a put. If it is dropped instead, the put was not taken.
+pub type PutDone = Box<dyn FnOnce(object_store::Result<()>) + Send>;
+
+/// Whether something was taken without waiting. If not, ask as usual.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Begun {
+    Yes,
+    No,
 }
 
 /// The first keys under a folder, in order, and the bytes of the first of them, unless they are too many or gone by now.
@@ -224,6 +245,14 @@ pub trait Peek: fmt::Debug + Send + Sync {
 pub struct Peeked {
     pub keys: Vec<String>,
     pub first: Option<Bytes>,
+}
+
+/// Which nodes of a portal can write to a host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Writers {
+    /// This process alone, by a lock.
+    ThisNode,
+    AnyNode,
 }
 
 /// What makes a host.
@@ -236,8 +265,9 @@ pub struct HostOptions {
     pub url: String,
     /// A folder's [`Space`], where there is one.
     pub space: Option<Arc<Space>>,
-    /// The store itself, if it can be peeked into.
-    pub peek: Option<Arc<dyn Peek>>,
+    /// The store itself, if it is near.
+    pub near: Option<Arc<dyn Near>>,
+    pub writers: Writers,
 }
 
 /// A host. Cheap to clone; all clones are one host.
@@ -256,6 +286,11 @@ struct Inner {
     wrong_pieces: AtomicU64,
     in_flight: AtomicU32,
     failures_in_a_row: AtomicU32,
+    /// Puts that were begun and have not ended.
+    begun: AtomicU32,
+    /// When the last of them ended, or the first one began, in ms since `born`.
+    begun_moved_ms: AtomicU64,
+    born: Instant,
     went_down: Notify,
 }
 
@@ -281,6 +316,9 @@ impl Host {
             wrong_pieces: AtomicU64::new(0),
             in_flight: AtomicU32::new(0),
             failures_in_a_row: AtomicU32::new(0),
+            begun: AtomicU32::new(0),
+            begun_moved_ms: AtomicU64::new(0),
+            born: Instant::now(),
             went_down: Notify::new(),
         }))
     }
@@ -288,7 +326,14 @@ impl Host {
     /// A host over a store without a marker, up from the start.
     #[cfg(test)]
     pub fn up(id: HostId, store: Arc<dyn ObjectStore>) -> Host {
-        let options = HostOptions { id, portal: PortalId([0; 32]), url: format!("test:{id}"), space: None, peek: None };
+        let options = HostOptions {
+            id,
+            portal: PortalId([0; 32]),
+            url: format!("test:{id}"),
+            space: None,
+            near: None,
+            writers: Writers::ThisNode,
+        };
         let host = Host::new(store, options);
         host.0.gate().down = None;
         host
@@ -300,6 +345,10 @@ impl Host {
 
     pub fn url(&self) -> &str {
         &self.0.options.url
+    }
+
+    pub fn writers(&self) -> Writers {
+        self.0.options.writers
     }
 
     /// Stores an object, durably by the store's own promise.
@@ -366,23 +415,54 @@ impl Host {
 
     /// What is under a folder, if an answer is at hand. Otherwise, and while the host is down, ask as usual.
     pub fn peek(&self, folder: &str, keys_max: usize, bytes_max: u64) -> Option<Peeked> {
-        let peek = self.0.options.peek.as_ref()?;
+        let near = self.0.options.near.as_ref()?;
         if self.0.gate().down.is_some() {
             return None;
         }
-        let peeked = peek.peek(folder, keys_max, bytes_max)?;
+        let peeked = near.peek(folder, keys_max, bytes_max)?;
         self.0.calls.fetch_add(1, Relaxed);
         Some(peeked)
     }
 
     /// The first keys under a folder, and the first object where that takes no second call.
     pub async fn look(&self, folder: &str, keys_max: usize, bytes_max: u64) -> Result<Peeked, HostError> {
-        let Some(peek) = &self.0.options.peek else {
+        let Some(near) = &self.0.options.near else {
             let listed = self.list(folder, keys_max).await?;
             return Ok(Peeked { keys: listed.into_iter().map(|(key, _)| key).collect(), first: None });
         };
-        let look = async { peek.look(folder, keys_max, bytes_max).await.map_err(classify) };
+        let look = async { near.look(folder, keys_max, bytes_max).await.map_err(classify) };
         self.call(Operation::List, SizeClass::Small, &LIST, look).await
+    }
+
+    /// Puts a small object like [`Host::put`], if the host takes it without waiting: then `told` hears how it ended, be it late.
+    /// Not while puts begun before have been waiting for [`BEGUN_STALL_MAX`]: a call with a time-out says what is wrong then.
+    pub fn begin_put(&self, path: &str, bytes: &Bytes, told: impl FnOnce(Result<(), HostError>) + Send + 'static) -> Begun {
+        let Some(near) = &self.0.options.near else { return Begun::No };
+        if self.0.gate().down.is_some() || self.0.begun_stall() {
+            return Begun::No;
+        }
+        let (host, started, size) = (self.0.clone(), Instant::now(), SizeClass::of(bytes.len() as u64));
+        let done = Box::new(move |result: object_store::Result<()>| {
+            let result = result.map_err(classify);
+            host.begun_ended();
+            host.finished(Operation::Put, size, started, &result);
+            told(result);
+        });
+        self.0.begun_started();
+        let begun = near.begin_put(path, bytes, done);
+        match begun {
+            Begun::Yes => drop(self.0.calls.fetch_add(1, Relaxed)),
+            Begun::No => self.0.begun_ended(),
+        }
+        begun
+    }
+
+    /// Removes an object some time soon, if the host takes that without waiting. Nobody hears of it, and a crash may undo it.
+    pub fn begin_remove(&self, path: &str) -> Begun {
+        match &self.0.options.near {
+            Some(near) if self.0.gate().down.is_none() => near.begin_remove(path),
+            _ => Begun::No,
+        }
     }
 
     /// What to expect of a call; `None` if there was none of its kind yet.
@@ -572,6 +652,38 @@ impl Inner {
         }
     }
 
+    fn age_ms(&self) -> u64 {
+        u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn begun_started(&self) {
+        self.in_flight.fetch_add(1, Relaxed);
+        if self.begun.fetch_add(1, Relaxed) == 0 {
+            self.begun_moved_ms.store(self.age_ms(), Relaxed);
+        }
+    }
+
+    fn begun_ended(&self) {
+        self.in_flight.fetch_sub(1, Relaxed);
+        self.begun.fetch_sub(1, Relaxed);
+        self.begun_moved_ms.store(self.age_ms(), Relaxed);
+    }
+
+    /// Whether begun puts are waiting and none has ended for too long.
+    fn begun_stall(&self) -> bool {
+        let quiet_ms = self.age_ms().saturating_sub(self.begun_moved_ms.load(Relaxed));
+        self.begun.load(Relaxed) > 0 && Duration::from_millis(quiet_ms) > BEGUN_STALL_MAX
+    }
+
+    /// Learns from a call that came to its end.
+    fn finished<T>(&self, operation: Operation, size: SizeClass, started: Instant, result: &Result<T, HostError>) {
+        // A quick failure must not make a host look fast.
+        if matches!(result, Ok(_) | Err(HostError::NotFound | HostError::TimedOut)) {
+            self.latency.add(operation, size, started.elapsed());
+        }
+        self.ended(operation, result.as_ref().err());
+    }
+
     /// Counts how a call ended.
     fn ended(&self, operation: Operation, error: Option<&HostError>) {
         match error {
@@ -651,11 +763,7 @@ impl Call<'_> {
         self.ended = true;
         let moved = result.as_ref().ok().and_then(Answer::bytes);
         let size = moved.map_or(self.size, SizeClass::of);
-        // A quick failure must not make a host look fast.
-        if matches!(result, Ok(_) | Err(HostError::NotFound | HostError::TimedOut)) {
-            self.host.latency.add(self.operation, size, self.started.elapsed());
-        }
-        self.host.ended(self.operation, result.as_ref().err());
+        self.host.finished(self.operation, size, self.started, result);
     }
 }
 

@@ -260,11 +260,18 @@ impl Renter {
         usize::from(self.shared.options.m).min(3).min(most)
     }
 
+    /// Rows of the table that hold the records of a group: `2 e + 1`.
+    pub fn record_rows(&self, group_id: &[u8; 32]) -> Vec<usize> {
+        let n = 2 * self.e() + 1;
+        let rows = self.shared.placements.get(group_id, n, || place(&self.shared.table, group_id, n));
+        rows.iter().map(|row| *row as usize).collect()
+    }
+
     /// The `2 e + 1` hosts that hold the records of a group, fewer if some of them are not configured here. The quorum
     /// stays `e + 1`.
     pub fn record_hosts(&self, group_id: &[u8; 32]) -> Vec<Host> {
         let mut seen = HashSet::new();
-        let rows = place(&self.shared.table, group_id, 2 * self.e() + 1);
+        let rows = self.record_rows(group_id);
         rows.into_iter().filter(|row| seen.insert(*row)).filter_map(|row| self.shared.by_row[row].clone()).collect()
     }
 

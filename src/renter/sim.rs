@@ -28,7 +28,7 @@ use tokio::time::{Instant, sleep};
 use super::{
     Completion, Damage, DamageKind, Expect, Proof, Renter, RenterError, RenterOptions, SlabRef,
     folder::MARKER_KEY,
-    host::{Host, HostId, HostOptions},
+    host::{Host, HostId, HostOptions, Writers},
     lock,
     marker::{Marker, PortalId},
     place::{HostRow, HostTable, RowState},
@@ -192,7 +192,14 @@ const PORTAL: PortalId = PortalId([9; 32]);
 
 /// A host as the program makes it: up once its marker was seen. Nobody looks again; a run does, when it wants to.
 async fn host_over(index: usize, store: Arc<SimStore>) -> Host {
-    let options = HostOptions { id: host_id(index), portal: PORTAL, url: format!("sim:{index}"), space: None, peek: None };
+    let options = HostOptions {
+        id: host_id(index),
+        portal: PORTAL,
+        url: format!("sim:{index}"),
+        space: None,
+        near: None,
+        writers: Writers::ThisNode,
+    };
     let host = Host::new(store, options);
     host.check().await;
     host

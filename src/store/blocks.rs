@@ -18,6 +18,7 @@ use crate::sector::Root;
 use crate::tree::pack::{Place, SkyfileRef};
 
 use super::content::{Content, Extent, SMALL_UNIT_BYTES};
+use super::news::{Absence, Pauses, Told};
 use super::pack_rows::PackRows;
 use super::pin::{Pin, PinRow};
 use super::{Inner, StoreError};
@@ -155,7 +156,7 @@ impl Inner {
         Ok(block)
     }
 
-    /// Finds the block: among the catalog's pins, else (while the catalog is not complete) by asking the hosts.
+    /// Finds the block: among the catalog's pins, else (while the catalog is not complete, or others write, too) by asking the hosts.
     pub async fn locate(self: &Arc<Self>, multihash: &Multihash, trace: &Arc<Trace>) -> Result<Located, StoreError> {
         let key = multihash.to_bytes();
         if let Some(located) = self.located.get(key.as_slice()) {
@@ -177,11 +178,29 @@ impl Inner {
         if let Some(located) = self.locate_in_catalog(multihash, trace).await? {
             return Ok(located);
         }
-        if complete {
+        if complete && !self.others_write {
             return Err(StoreError::NotFound);
         }
-        self.ask_hosts_for_pins(multihash, trace).await?;
-        self.locate_in_catalog(multihash, trace).await?.ok_or(StoreError::Rebuilding)
+        let mut pauses = Pauses::new();
+        loop {
+            let told = self.ask_hosts_for_pins(multihash, trace).await?;
+            if let Some(located) = self.locate_in_catalog(multihash, trace).await? {
+                return Ok(located);
+            }
+            if told == Told::All {
+                break;
+            }
+            pauses.pause().await?;
+        }
+        if !complete {
+            return Err(StoreError::Rebuilding);
+        }
+        let absence = self.catch_up().await;
+        match (self.locate_in_catalog(multihash, trace).await?, absence) {
+            (Some(located), _) => Ok(located),
+            (None, Absence::Sure) => Err(StoreError::NotFound),
+            (None, Absence::Unsure) => Err(StoreError::Rebuilding),
+        }
     }
 
     async fn locate_in_catalog(self: &Arc<Self>, multihash: &Multihash, trace: &Arc<Trace>) -> Result<Option<Located>, StoreError> {

@@ -213,8 +213,17 @@ impl Catalog {
         Ok(())
     }
 
-    /// Inserts or replaces a pin. An older version than the one known changes nothing. Returns the pin's number.
-    pub fn insert(&self, key: &str, version: u64, complete: bool, body: &[u8], names: &PinNames) -> Result<u64, CatalogError> {
+    /// Inserts or replaces a pin. An older version than the one known changes nothing. Returns the pin's number, which `appears`
+    /// is told before anybody can find the pin.
+    pub fn insert(
+        &self,
+        key: &str,
+        version: u64,
+        complete: bool,
+        body: &[u8],
+        names: &PinNames,
+        appears: impl FnOnce(u64),
+    ) -> Result<u64, CatalogError> {
         let mut transaction = self.database.begin_write()?;
         self.not_durable(&mut transaction)?;
         let number;
@@ -244,6 +253,7 @@ impl Catalog {
                 transaction.open_table(IDEM)?.insert(idem.as_slice(), number)?;
             }
         }
+        appears(number);
         transaction.commit()?;
         Ok(number)
     }
@@ -423,7 +433,7 @@ mod tests {
         let catalog = Catalog::open(folder.path()).expect("open");
         assert!(!catalog.is_complete(), "a new catalog knows nothing");
         catalog.set_complete();
-        catalog.insert("aa/1", 1, false, b"body", &names(b"root")).expect("insert");
+        catalog.insert("aa/1", 1, false, b"body", &names(b"root"), |_| ()).expect("insert");
         catalog.close().expect("close");
         drop(catalog);
         let catalog = Catalog::open(folder.path()).expect("open");
@@ -438,8 +448,10 @@ mod tests {
     fn pins_are_found_by_root_block_and_idempotency_key() {
         let folder = tempfile::tempdir().expect("temp folder");
         let catalog = Catalog::open(folder.path()).expect("open");
-        let one = catalog.insert("aa/1", 1, false, b"one", &names(b"root")).expect("insert");
-        let two = catalog.insert("aa/2", 1, true, b"two", &PinNames { roots: vec![b"root".to_vec()], idem: None }).expect("insert");
+        let one = catalog.insert("aa/1", 1, false, b"one", &names(b"root"), |_| ()).expect("insert");
+        let two = catalog
+            .insert("aa/2", 1, true, b"two", &PinNames { roots: vec![b"root".to_vec()], idem: None }, |_| ())
+            .expect("insert");
         assert_ne!(one, two);
         let found: Vec<_> = catalog.by_root(b"root").expect("read").into_iter().map(|pin| pin.number).collect();
         assert_eq!(found, [two, one], "newest first");
@@ -464,8 +476,8 @@ mod tests {
     fn an_older_version_changes_nothing() {
         let folder = tempfile::tempdir().expect("temp folder");
         let catalog = Catalog::open(folder.path()).expect("open");
-        catalog.insert("aa/1", 2, false, b"new", &names(b"root")).expect("insert");
-        catalog.insert("aa/1", 1, false, b"old", &names(b"root")).expect("insert");
+        catalog.insert("aa/1", 2, false, b"new", &names(b"root"), |_| ()).expect("insert");
+        catalog.insert("aa/1", 1, false, b"old", &names(b"root"), |_| ()).expect("insert");
         assert_eq!(catalog.by_key("aa/1").expect("read").expect("known").body, b"new");
     }
 

@@ -15,6 +15,7 @@ use crate::tree::pack::PackHead;
 
 use super::catalog::BlocksIn;
 use super::catalog::PinRow as CatalogPin;
+use super::news::Absence;
 use super::pack_rows::bad_pack;
 use super::packs::NewPackIndex;
 use super::{Inner, Pin, Store, StoreError, pin_key};
@@ -139,6 +140,10 @@ impl Store {
             UnpinRoot::Cid(cid) => cid.hash().to_bytes(),
             UnpinRoot::Skyfile { root, .. } => root.to_vec(),
         };
+        if self.inner.others_write {
+            // Pins that other nodes have made since the last look are meant as well. If that cannot be told now, they stay.
+            let _ = self.inner.catch_up().await;
+        }
         let mut unpinned = Unpinned { removed: 0, left: 0 };
         for row in self.inner.catalog.by_root(&name)? {
             let pin = Pin::decode(&row.body)?;
@@ -164,24 +169,31 @@ impl Store {
         }
         // In this order, as for every absence: the pin may come with the catalog's last page.
         let complete = self.inner.catalog.is_complete();
-        let mut found: Option<(CatalogPin, Pin)> = None;
-        for row in self.inner.catalog.by_root(root)? {
-            let pin = Pin::decode(&row.body)?;
-            if pin.partial || pin.skylink().is_none_or(|link| link.hash() != root) || pin.sector_offset() != Some(offset) {
-                continue;
-            }
-            if pin.owner == owner {
-                return Ok(());
-            }
-            found.get_or_insert((row, pin));
+        let mut found = self.inner.pin_to_share(root, offset, owner)?;
+        let mut absence = if complete { Absence::Sure } else { Absence::Unsure };
+        if matches!(found, Shareable::None) && complete && self.inner.others_write {
+            absence = self.inner.catch_up().await;
+            found = self.inner.pin_to_share(root, offset, owner)?;
         }
-        let missing = || if complete { StoreError::NotFound } else { StoreError::Rebuilding };
-        let (row, pin) = found.ok_or_else(missing)?;
+        let (row, pin) = match (found, absence) {
+            (Shareable::Theirs, _) => return Ok(()),
+            (Shareable::Of(found), _) => *found,
+            (Shareable::None, Absence::Sure) => return Err(StoreError::NotFound),
+            (Shareable::None, Absence::Unsure) => return Err(StoreError::Rebuilding),
+        };
         let cid = pin.cid().ok_or_else(|| StoreError::BadPin("it has no CID".to_owned()))?;
         let durability = if row.complete { Durability::Complete } else { Durability::Acknowledged };
         let commit = Commit { key: pin_key(&cid, &rand::random()), pin: pin.of(owner, created_ms), pack: None, durability };
         self.commit(commit).await
     }
+}
+
+/// A pin that can be had for another owner, too.
+enum Shareable {
+    /// The owner has one.
+    Theirs,
+    Of(Box<(CatalogPin, Pin)>),
+    None,
 }
 
 /// Whose pins are meant.
@@ -218,6 +230,24 @@ enum Heir {
 }
 
 impl Inner {
+    /// Among the pins of a skyfile's sector root that are whole: the newest, or one that the owner has.
+    fn pin_to_share(&self, root: &[u8; 32], offset: u32, owner: &str) -> Result<Shareable, StoreError> {
+        let mut found = Shareable::None;
+        for row in self.catalog.by_root(root)? {
+            let pin = Pin::decode(&row.body)?;
+            if pin.partial || pin.skylink().is_none_or(|link| link.hash() != root) || pin.sector_offset() != Some(offset) {
+                continue;
+            }
+            if pin.owner == owner {
+                return Ok(Shareable::Theirs);
+            }
+            if matches!(found, Shareable::None) {
+                found = Shareable::Of(Box::new((row, pin)));
+            }
+        }
+        Ok(found)
+    }
+
     async fn commit(self: Arc<Self>, commit: Commit) -> Result<(), StoreError> {
         let body = commit.pin.encode();
         let key = RecordKey::new(Kind::Pin, &commit.key).expect("pin keys are made of hex and one slash");
@@ -260,18 +290,29 @@ impl Inner {
         let complete = durability == Durability::Complete;
         let inner = self.clone();
         let inserted = tokio::task::spawn_blocking(move || {
-            let number = inner.catalog.insert(&key, version, complete, &body, &pin.names())?;
-            Ok::<_, StoreError>((CatalogPin { number, key, version, complete, blocks_in: BlocksIn::Nowhere, body }, pin))
+            // A root of its own is found by the table of roots.
+            let has_more = pin.pack.is_some() || pin.rows.len() > 1;
+            // Before the pin can be seen: who finds it must find its blocks, too.
+            let appears = |number: u64| {
+                if has_more {
+                    let row = CatalogPin {
+                        number,
+                        key: key.clone(),
+                        version,
+                        complete,
+                        blocks_in: BlocksIn::Nowhere,
+                        body: body.clone(),
+                    };
+                    inner.unindexed.lock().expect("no panic under this lock").insert(key.clone(), row);
+                }
+            };
+            Ok::<_, StoreError>(inner.catalog.insert(&key, version, complete, &body, &pin.names(), appears)?)
         });
-        let (row, pin) = inserted.await.expect("the catalog does not panic")?;
+        inserted.await.expect("the catalog does not panic")?;
         if !complete {
             self.upkeep.something_to_complete.notify_one();
         }
-        // A root of its own is found by the table of roots.
-        if pin.pack.is_some() || pin.rows.len() > 1 {
-            self.unindexed.lock().expect("no panic under this lock").insert(row.key.clone(), row);
-            self.upkeep.something_to_index.notify_one();
-        }
+        self.upkeep.something_to_index.notify_one();
         Ok(())
     }
 

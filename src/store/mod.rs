@@ -17,6 +17,7 @@ pub mod catalog;
 mod commit;
 mod content;
 mod denied;
+mod news;
 mod pack_rows;
 mod packs;
 mod pin;
@@ -39,6 +40,7 @@ use crate::address::{Cid, Skylink};
 use crate::deny::{DenyList, Reason, Subject};
 use crate::measure::{Measures, Trace};
 use crate::records::{RecordError, Records};
+use crate::renter::host::Writers;
 use crate::renter::{Renter, RenterError};
 use crate::sector::Root;
 use crate::tree::TreeError;
@@ -183,6 +185,9 @@ struct Inner {
     own_index: Mutex<BTreeMap<String, catalog::PinRow>>,
     scratch: PathBuf,
     upkeep: upkeep::Upkeep,
+    /// Other nodes of the portal may write to some of the hosts.
+    others_write: bool,
+    news: news::News,
 }
 
 /// Places of blocks: a sixteenth of `metadata_bytes`.
@@ -235,6 +240,8 @@ impl Store {
             own_index: Mutex::new(BTreeMap::new()),
             scratch,
             upkeep: upkeep::Upkeep::default(),
+            others_write: renter.hosts().iter().any(|host| host.writers() == Writers::AnyNode),
+            news: news::News::new(),
             renter,
             records,
             measures,

@@ -15,6 +15,7 @@ use crate::tree::pack::SkyfileRef;
 use crate::tree::skyfile::{Parsed, SkyfileHead, parse};
 
 use super::content::Content;
+use super::news::Absence;
 use super::{CatalogPin, Inner, StoreError};
 
 /// A skyfile whose head was read and checked.
@@ -42,10 +43,19 @@ impl Inner {
         // In this order: a catalog that becomes complete in between may have got the pin after the look.
         let complete = self.catalog.is_complete();
         let known = !self.catalog.by_root(root)?.is_empty();
-        if !known && complete {
+        if !known && complete && !self.others_write {
             return Err(StoreError::NotFound);
         }
-        match read.await {
+        let read = read.await;
+        if !known && complete {
+            // That bytes are there says nothing: what keeps them alive has to be known.
+            return match (read, self.catch_up().await) {
+                (read, _) if !self.catalog.by_root(root)?.is_empty() => read,
+                (_, Absence::Sure) => Err(StoreError::NotFound),
+                (_, Absence::Unsure) => Err(StoreError::Rebuilding),
+            };
+        }
+        match read {
             // Not on the hosts that were asked, and what is pinned is not fully known yet.
             Err(StoreError::NotFound) if !known => Err(StoreError::Rebuilding),
             // Pinned, so it is lost for now and not absent.

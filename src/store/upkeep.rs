@@ -10,12 +10,11 @@ use tokio_util::task::TaskTracker;
 
 use crate::address::Multihash;
 use crate::measure::Trace;
-use crate::records::{Extent, Group, Kind, Record};
+use crate::records::Extent;
 use crate::renter::{Completion, Expect};
 use crate::sector::Root;
 
 use super::catalog::{BlocksIn, PinRow};
-use super::commit::Durability;
 use super::{Inner, Pin, Store, StoreError};
 
 /// How long commits may stay undurable in the catalog. They are only a cache, so this bounds the work after a crash.
@@ -66,7 +65,7 @@ impl Store {
     /// Starts the background tasks; they stop when `stop` is cancelled, and `tasks` then runs empty.
     pub fn start_upkeep(&self, tasks: &TaskTracker, stop: CancellationToken) {
         let each: [fn(Arc<Inner>) -> futures::future::BoxFuture<'static, ()>; 4] = [
-            |inner| Box::pin(async move { inner.rebuild_until_complete().await }),
+            |inner| Box::pin(async move { inner.keep_catalog().await }),
             |inner| Box::pin(async move { inner.keep_completing().await }),
             |inner| Box::pin(async move { inner.keep_indexing().await }),
             |inner| Box::pin(async move { inner.keep_flushing().await }),
@@ -97,57 +96,23 @@ impl Store {
 }
 
 impl Inner {
-    /// Asks the hosts for the pins of one root, while the catalog cannot tell. Budgeted: at most
-    /// [`super::ASKS_AT_ONCE_MAX`] at once, the rest are told to come again.
-    pub async fn ask_hosts_for_pins(self: &Arc<Self>, multihash: &Multihash, trace: &Arc<Trace>) -> Result<(), StoreError> {
-        let _permit = self.asks.try_acquire().map_err(|_| StoreError::Rebuilding)?;
-        trace.index_from_hosts();
-        trace.serial_round();
-        let group = Group::new(Kind::Pin, &hex::encode(multihash.to_bytes())).expect("hex is a group's text");
-        for record in self.records.group(&group).await?.records {
-            self.take_in(&record).await?;
-        }
-        Ok(())
-    }
-
-    /// One pin record as found on the hosts: adopted, or forgotten when it says removed.
-    async fn take_in(self: &Arc<Self>, record: &Record) -> Result<(), StoreError> {
-        let key = record.key.text().to_owned();
-        let version = record.order.number();
-        let known = self.catalog.by_key(&key)?;
-        match (record.removed, known) {
-            (true, Some(row)) => self.forget(&key, &Pin::decode(&row.body)?).await,
-            (true, None) => Ok(()),
-            (false, Some(row)) if row.version >= version => Ok(()),
-            (false, _) => self.adopt(key, version, record.body.to_vec(), Durability::Acknowledged).await,
-        }
-    }
-
-    async fn rebuild_until_complete(self: Arc<Self>) {
+    async fn keep_catalog(self: Arc<Self>) {
         self.find_unindexed();
         while !self.catalog.is_complete() {
             let begun = std::time::Instant::now();
-            match self.rebuild().await {
+            match self.look_at_pins().await {
                 Extent::Complete => {
                     self.catalog.set_complete();
                     tracing::info!(took_ms = begun.elapsed().as_millis() as u64, "the catalog is complete");
-                    return;
+                    break;
                 }
                 Extent::Partial => tracing::warn!("the catalog is not complete: too few hosts list their pins; trying again"),
             }
             tokio::time::sleep(REBUILD_AGAIN_AFTER).await;
         }
-    }
-
-    async fn rebuild(self: &Arc<Self>) -> Extent {
-        let mut scan = self.records.scan(Kind::Pin);
-        while let Some(found) = scan.next().await {
-            // One unreadable pin must not keep all others from being served.
-            if let Err(error) = self.take_in(&found.record).await {
-                tracing::warn!(%error, pin = found.record.key.text(), "a pin on the hosts cannot be used");
-            }
+        if self.others_write {
+            self.follow_pins().await;
         }
-        scan.extent()
     }
 
     /// Goes over the pins that this node has not seen complete, and writes the pieces that are missing.

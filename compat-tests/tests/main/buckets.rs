@@ -1,6 +1,5 @@
 //! Hosts that are buckets on real S3 servers: the same promises as over folders. At 6 + 3: f = 2, m = 3.
 
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
@@ -96,7 +95,7 @@ async fn stored_on_buckets_and_read_by_a_fresh_node(engine: Engine) {
     read_all(&gateway, &contents, &added, "on buckets").await;
     // A second node of the same portal, while the first one runs: no lock on a bucket, and none is needed.
     let second = folder.path().join("second");
-    join_portal(&first, &second);
+    Buckets::join_portal(&first, &second);
     let other = Gateway::start_with(&second, &options);
     other.catalog_complete().await;
     read_all(&other, &contents, &added, "by a fresh node").await;
@@ -104,19 +103,13 @@ async fn stored_on_buckets_and_read_by_a_fresh_node(engine: Engine) {
     let late = Content::file("late.bin", seeded_bytes(405, 5_000_000));
     let late_added = other.upload(&late).await;
     let third = folder.path().join("third");
-    join_portal(&first, &third);
+    Buckets::join_portal(&first, &third);
     let third = Gateway::start_with(&third, &options);
     third.catalog_complete().await;
     late.assert_read_back(&third, &late_added).await;
     assert!(third.stop().success());
     assert!(gateway.stop().success() && other.stop().success());
     assert!(buckets.servers.iter().all(|server| server.objects().join("skygate-host.json").is_file()));
-}
-
-/// Gives the portal key of one data directory to another, as an operator does.
-fn join_portal(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to.join("keys")).expect("a folder");
-    std::fs::copy(from.join("keys/portal"), to.join("keys/portal")).expect("the key can be copied");
 }
 
 async fn servers_gone_hung_slow_and_lying_while_clients_read(engine: Engine) {

@@ -30,5 +30,6 @@ mod serve;
 mod skylinks;
 mod skynet_clients;
 mod slash_routing;
+mod two_nodes;
 mod uploads;
 mod vectors;

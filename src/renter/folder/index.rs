@@ -101,18 +101,19 @@ impl Index {
             .collect()
     }
 
-    /// The first objects of the log under a folder (a whole number of parts), in key order, with their places.
-    pub fn under(&self, folder: &str, max: usize) -> Vec<(Arc<str>, Spot)> {
+    /// What the log says of the keys under a folder (a whole number of parts), in key order; `None` marks what was removed. No
+    /// answer if there are more than `max`.
+    pub fn under(&self, folder: &str, max: usize) -> Option<Vec<(Arc<str>, Option<Spot>)>> {
         let start = format!("{folder}/");
-        self.read()
-            .range::<str, _>((Bound::Included(start.as_str()), Bound::Unbounded))
-            .take_while(|(key, _)| key.starts_with(&start))
-            .filter_map(|(key, slot)| match slot {
-                Slot::Put(spot) => Some((key.clone(), spot.clone())),
-                Slot::Removed { .. } => None,
-            })
-            .take(max)
-            .collect()
+        let map = self.read();
+        let mut under =
+            map.range::<str, _>((Bound::Included(start.as_str()), Bound::Unbounded)).take_while(|(key, _)| key.starts_with(&start));
+        let spot = |(key, slot): (&Arc<str>, &Slot)| match slot {
+            Slot::Put(spot) => (key.clone(), Some(spot.clone())),
+            Slot::Removed { .. } => (key.clone(), None),
+        };
+        let rows = under.by_ref().take(max).map(spot).collect();
+        under.next().is_none().then_some(rows)
     }
 
     pub fn len(&self) -> usize {

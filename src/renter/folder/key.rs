@@ -21,6 +21,9 @@ pub(super) const SPLIT_MARK: char = '+';
 /// Top folders that hold objects, in key order.
 pub(super) const TOP_FOLDERS: [&str; 2] = ["records", "sectors"];
 
+/// What the keys of records start with.
+pub(super) const RECORDS: &str = "records/";
+
 /// Kinds of records whose key text has two parts (`docs/formats.md` 5).
 const TWO_PART_KINDS: [&str; 1] = ["pin"];
 

@@ -20,6 +20,7 @@
 //! **Words**: *segment* = one file of the log. *entry* = one line of it. *compaction* = making files of a segment's live entries, then removing it.
 
 mod disk;
+mod files;
 mod index;
 mod key;
 mod log;
@@ -34,6 +35,7 @@ mod write;
 mod writer;
 
 use std::{
+    borrow::Cow,
     fmt,
     io::{self, ErrorKind},
     ops::Range,
@@ -54,13 +56,14 @@ use object_store::{
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-use super::host::{Peek, Peeked};
+use super::host::{Begun, Near, Peeked, PutDone};
 use disk::{Access, Disk, EntryKind, Writing};
+use files::Names;
 use index::Slot;
 use key::{check_key, check_prefix, disk_path};
 use open::{Open, Place, RealPlace, TEMP_FOLDER, has_marker, open_folder};
 use walk::Listing;
-use writer::{Command, Job, PutKind};
+use writer::{Answer, Command, Job, PutKind};
 
 pub use key::{KEY_BYTES_MAX, KeyError, MARKER_KEY, PART_BYTES_MAX};
 pub use space::{FLOOR_BYTES_MAX, FLOOR_SHARE, Space, default_floor_bytes};
@@ -79,6 +82,8 @@ pub const WRITE_JOBS: usize = 8;
 const QUEUE_KIB: u32 = 16 * 1024;
 /// Objects listed by one blocking job.
 const LIST_PAGE: usize = 1_000;
+/// Lines of the log looked at by one peek: versions of one record, and those just removed.
+const PEEK_ROWS_MAX: usize = 64;
 /// Removals of one stream that wait for the same commit.
 const REMOVALS_AHEAD: usize = 64;
 /// Longest marker read (`docs/formats.md` 3).
@@ -227,7 +232,7 @@ impl FolderStore {
     async fn command(&self, open: &Open, command: Command, kib: u32) -> Result<(), FolderError> {
         let room = open.room.clone().acquire_many_owned(kib).await.map_err(|_| FolderError::Closed)?;
         let (answer, answered) = oneshot::channel();
-        open.queue.send(Job { command, answer, room }).map_err(|_| FolderError::Closed)?;
+        open.queue.send(Job { command, answer: Answer::waiting(answer), room }).map_err(|_| FolderError::Closed)?;
         answered.await.map_err(|_| FolderError::Closed)?
     }
 
@@ -242,8 +247,7 @@ impl FolderStore {
         let open = self.open().await?;
         if len <= SMALL_BYTES_MAX {
             let data = Bytes::from(payload);
-            let kib = u32::try_from(len / 1024).unwrap_or(u32::MAX) + 1;
-            return self.command(&open, Command::Put { key, data, kind }, kib).await;
+            return self.command(&open, Command::Put { key, data, kind }, queue_kib(len)).await;
         }
         self.put_large(open, key, payload, len, kind).await
     }
@@ -269,7 +273,7 @@ impl FolderStore {
                 Ok(temp) => {
                     let command = Command::Publish { key, temp, len, kind };
                     // If the writer is gone, the next opening removes the file, and the dropped answer says it.
-                    let _ = open.queue.send(Job { command, answer, room });
+                    let _ = open.queue.send(Job { command, answer: Answer::waiting(answer), room });
                 }
                 Err(error) => drop(answer.send(Err(error))),
             }
@@ -426,6 +430,11 @@ fn finish_temp(open: &Open, path: String, written: io::Result<()>) -> Result<Str
         FolderError::io("write a file")(error)
     })?;
     Ok(path)
+}
+
+/// What a small object takes of the queue.
+fn queue_kib(len: u64) -> u32 {
+    u32::try_from(len / 1024).unwrap_or(u32::MAX) + 1
 }
 
 /// Bytes that a read gives at most, as far as the question tells.
@@ -618,6 +627,7 @@ impl FolderStore {
         check_prefix(&folder)?;
         let open = self.open().await?;
         blocking(&self.0.read_jobs, move || {
+            learn_names(&open, &folder)?;
             let listed = Listing::start(open.disk.clone(), &open.index, &folder, None).page(keys_max);
             let listed = listed.map_err(FolderError::io("list the folder"))?;
             let first = match listed.first().filter(|first| first.len <= bytes_max) {
@@ -652,27 +662,93 @@ impl FolderStore {
     }
 }
 
+/// Lists a folder of records for [`Near::peek`].
+fn learn_names(open: &Open, folder: &str) -> Result<(), FolderError> {
+    if !folder.starts_with(key::RECORDS) {
+        return Ok(());
+    }
+    let path = disk_path(folder);
+    let before = open.files.before();
+    let names = open.disk.names(&path).map_err(FolderError::io("list the folder"))?;
+    if names.iter().all(|(_, kind)| *kind == EntryKind::File) {
+        let of_keys = names.into_iter().map(|(name, _)| name).filter(|name| check_key(&format!("{folder}/{name}")).is_ok());
+        open.files.listed(before, &path, of_keys.map(String::into_boxed_str).collect());
+    }
+    Ok(())
+}
+
+/// The first object of a peek: where its bytes are.
+enum First {
+    Log(index::Spot),
+    File,
+}
+
+impl Open {
+    /// Names of the files in a folder, if they are known; none if there surely is no such folder.
+    fn names_at_once(&self, folder: &str) -> Option<Names> {
+        let path = disk_path(folder);
+        self.files.get(&path).or_else(|| self.disk.surely_absent(&path).then(Names::default))
+    }
+
+    fn read_at_once(&self, key: &str, first: &First, bytes_max: u64) -> Option<Bytes> {
+        let bytes = match first {
+            First::Log(spot) if u64::from(spot.len) > bytes_max => return None,
+            First::Log(spot) => spot.segment.file.read_at_once(u64::from(spot.offset), spot.len as usize)?,
+            First::File => self.disk.read_at_once(&disk_path(key), bytes_max)?,
+        };
+        Some(bytes.into())
+    }
+}
+
 #[async_trait]
-impl Peek for FolderStore {
-    /// Answers if everything under the folder is in the log, and the first object's bytes are in the page cache.
+impl Near for FolderStore {
+    /// Answers if the names under the folder are known, and the first object's bytes are in the page cache.
     fn peek(&self, folder: &str, keys_max: usize, bytes_max: u64) -> Option<Peeked> {
         let open = self.0.current()?;
         check_prefix(folder).ok().filter(|()| !folder.is_empty())?;
         // The log first, then the disk: what moves from one to the other in between is seen.
-        let rows = open.index.under(folder, keys_max);
-        if !open.disk.surely_absent(&disk_path(folder)) {
-            return None;
+        let rows = open.index.under(folder, PEEK_ROWS_MAX)?;
+        let names = open.names_at_once(folder)?;
+        let mut found: Vec<(Cow<'_, str>, First)> = Vec::with_capacity(rows.len() + names.len());
+        for name in names.iter() {
+            let key = format!("{folder}/{name}");
+            // The log's word stands before the file's.
+            if rows.iter().all(|(logged, _)| **logged != *key) {
+                found.push((key.into(), First::File));
+            }
         }
-        let first = match rows.first() {
+        found.extend(rows.iter().filter_map(|(key, spot)| Some((Cow::from(&**key), First::Log(spot.clone()?)))));
+        found.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        let first = match found.first() {
             None => None,
-            Some((_, spot)) if u64::from(spot.len) > bytes_max => return None,
-            Some((_, spot)) => Some(spot.segment.file.read_at_once(u64::from(spot.offset), spot.len as usize)?.into()),
+            Some((key, first)) => Some(open.read_at_once(key, first, bytes_max)?),
         };
-        Some(Peeked { keys: rows.into_iter().map(|(key, _)| key.to_string()).collect(), first })
+        Some(Peeked { keys: found.into_iter().take(keys_max).map(|(key, _)| key.into_owned()).collect(), first })
     }
 
     async fn look(&self, folder: &str, keys_max: usize, bytes_max: u64) -> Result<Peeked> {
         self.look_in(folder.to_owned(), keys_max, bytes_max).await.map_err(|error| error.for_key(folder))
+    }
+
+    fn begin_put(&self, key: &str, bytes: &Bytes, done: PutDone) -> Begun {
+        let len = bytes.len() as u64;
+        let small = len <= SMALL_BYTES_MAX && key != MARKER_KEY && check_key(key).is_ok();
+        let Some(open) = self.0.current().filter(|_| small) else { return Begun::No };
+        let Ok(room) = open.room.clone().try_acquire_many_owned(queue_kib(len)) else { return Begun::No };
+        let (named, key) = (key.to_owned(), key.to_owned());
+        let answer = Answer::call(move |result| done(result.map_err(|error| error.for_key(&named))));
+        let command = Command::Put { key, data: bytes.clone(), kind: PutKind::Overwrite };
+        // A writer that is gone answers by dropping the job.
+        let _ = open.queue.send(Job { command, answer, room });
+        Begun::Yes
+    }
+
+    fn begin_remove(&self, key: &str) -> Begun {
+        let removable = key != MARKER_KEY && check_key(key).is_ok();
+        let Some(open) = self.0.current().filter(|_| removable) else { return Begun::No };
+        let Ok(room) = open.room.clone().try_acquire_owned() else { return Begun::No };
+        let _ = open.queue.send(Job { command: Command::Remove { key: key.to_owned() }, answer: Answer::NOBODY, room });
+        Begun::Yes
     }
 }
 

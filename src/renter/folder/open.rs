@@ -18,6 +18,7 @@ use tokio::sync::{Semaphore, watch};
 use super::{
     FolderError, FolderOptions, QUEUE_KIB,
     disk::{Access, Disk, EntryKind as Kind, RealDisk},
+    files::Files,
     index::{Index, Slot, Spot},
     key::MARKER_KEY,
     log::{
@@ -60,6 +61,7 @@ impl Place for RealPlace {
 pub(super) struct Open {
     pub disk: Arc<dyn Disk>,
     pub index: Arc<Index>,
+    pub files: Arc<Files>,
     pub queue: Sender<Job>,
     /// Room in the queue, in KiB.
     pub room: Arc<Semaphore>,
@@ -87,7 +89,8 @@ pub(super) fn open_folder(disk: Arc<dyn Disk>, options: &FolderOptions, space: &
     space.forget();
     space.measure(&*disk, options.floor_bytes).map_err(FolderError::io("measure free space"))?;
     let index = Arc::new(Index::default());
-    let mut writer = Writer::new(disk.clone(), index.clone(), space.clone(), options.floor_bytes);
+    let files = Arc::new(Files::new());
+    let mut writer = Writer::new(disk.clone(), index.clone(), files.clone(), space.clone(), options.floor_bytes);
     let names = disk.names(LOG_FOLDER).map_err(FolderError::io("list the log"))?;
     let mut numbers: Vec<u64> = names.iter().filter_map(|(name, _)| segment_number(name)).collect();
     numbers.sort_unstable();
@@ -110,6 +113,7 @@ pub(super) fn open_folder(disk: Arc<dyn Disk>, options: &FolderOptions, space: &
     Ok(Open {
         disk,
         index,
+        files,
         queue,
         room: Arc::new(Semaphore::new(QUEUE_KIB as usize)),
         copy_buffers: CopyBuffers::default(),

@@ -16,7 +16,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::{FolderError, FolderOptions, FolderStore, MARKER_KEY, log::segment_path, simdisk::SimMachine};
 use crate::renter::{
-    host::{Deadline, Host, HostError, HostOptions, HostState, Peek, Peeked},
+    host::{Begun, Deadline, Host, HostError, HostOptions, HostState, Near, Peeked, Writers},
     marker::{self, PortalId},
 };
 
@@ -359,6 +359,74 @@ async fn peeks() {
     assert_eq!(peek("records/entry/00/none", 3), None, "not open");
 }
 
+/// What became files is at hand, too, once their names are known; the log's word stands before theirs.
+#[tokio::test]
+async fn peeks_into_files() {
+    let top = tempfile::tempdir().unwrap();
+    let store = host_in(top.path()).await;
+    let (folder, file) = ("records/entry/00/key", |order: &str| Path::from(format!("records/entry/00/key/{order}")));
+    let peek = || store.peek(folder, 3, 100);
+    let found = |orders: &[&str], first: &'static str| {
+        Some(Peeked { keys: orders.iter().map(|order| file(order).to_string()).collect(), first: Some(first.into()) })
+    };
+    for order in ["b", "c"] {
+        store.put(&file(order), order.repeat(3).into()).await.unwrap();
+    }
+    let compacted = async |number: u64| {
+        store.close().await;
+        let _ = read(&store, &file("c")).await;
+        while top.path().join(segment_path(number)).exists() {
+            tokio::task::yield_now().await;
+        }
+    };
+    compacted(1).await;
+    assert_eq!(fs::read(top.path().join(file("b").as_ref())).unwrap(), b"bbb");
+    assert_eq!(peek(), found(&["b", "c"], "bbb"), "who made the files knows them");
+    store.close().await;
+    assert_eq!(peek(), None, "not open");
+    assert_eq!(read(&store, &file("b")).await.unwrap(), "bbb");
+    assert_eq!(peek(), None, "not listed since it was opened");
+    assert_eq!(store.look(folder, 3, 100).await.ok(), found(&["b", "c"], "bbb"));
+    assert_eq!(peek(), found(&["b", "c"], "bbb"));
+    store.put(&file("b"), "new".into()).await.unwrap();
+    assert_eq!(peek(), found(&["b", "c"], "new"));
+    store.put(&file("a"), "first".into()).await.unwrap();
+    assert_eq!(peek(), found(&["a", "b", "c"], "first"));
+    store.delete(&file("b")).await.unwrap();
+    assert_eq!(peek(), found(&["a", "c"], "first"));
+    // The log is empty by now, so it began anew.
+    compacted(1).await;
+    assert_eq!(store.look(folder, 3, 100).await.ok(), found(&["a", "c"], "first"));
+    assert_eq!(store.begin_remove(file("a").as_ref()), Begun::Yes);
+    store.put(&record("behind it"), "x".into()).await.unwrap();
+    assert_eq!(peek(), found(&["c"], "ccc"));
+    // A file that goes behind everyone's back makes the reader ask the disk.
+    fs::remove_file(top.path().join(file("c").as_ref())).unwrap();
+    assert_eq!(peek(), None);
+    assert_eq!(store.look(folder, 3, 100).await.unwrap(), Peeked { keys: Vec::new(), first: None });
+}
+
+#[tokio::test]
+async fn puts_that_are_begun_are_told_in_any_case() {
+    let machine = SimMachine::new();
+    let store = machine.store();
+    marker::create(&store, PORTAL).await.unwrap();
+    let bytes = Bytes::from_static(b"x");
+    assert_eq!(store.begin_put(record(1).as_ref(), &bytes, Box::new(|_| panic!("not taken"))), Begun::No, "not open yet");
+    store.put(&record(1), "open".into()).await.unwrap();
+    for key in ["../x", MARKER_KEY, "records/entry/00"] {
+        assert_eq!(store.begin_put(key, &bytes, Box::new(|_| panic!("not taken"))), Begun::No, "{key}");
+        assert_eq!(store.begin_remove(key), Begun::No, "{key}");
+    }
+    assert!(begun_put(&store, &record(2), &bytes).await.is_ok());
+    assert_eq!(read(&store, &record(2)).await.unwrap(), bytes);
+    machine.set_sync_fails(true);
+    assert!(begun_put(&store, &record(3), &bytes).await.is_err());
+    machine.set_sync_fails(false);
+    assert_eq!(read(&store, &record(3)).await, None);
+    assert!(begun_put(&store, &record(3), &bytes).await.is_ok());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn listings_miss_nothing_while_objects_become_files() {
     let machine = SimMachine::new();
@@ -392,7 +460,14 @@ async fn a_small_file_system_gets_full_and_recovers() {
         let top = tempfile::tempdir_in(&folder).unwrap();
         let store = FolderStore::new(top.path(), FolderOptions { floor_bytes });
         let id = marker::create(&store, PORTAL).await.unwrap().host;
-        let options = HostOptions { id, portal: PORTAL, url: "file:small".into(), space: Some(store.space()), peek: None };
+        let options = HostOptions {
+            id,
+            portal: PORTAL,
+            url: "file:small".into(),
+            space: Some(store.space()),
+            near: None,
+            writers: Writers::ThisNode,
+        };
         let host = Host::new(Arc::new(store.clone()), options);
         assert_eq!(host.check().await, HostState::Up);
         let mut kept = Vec::new();
@@ -493,10 +568,17 @@ async fn use_until_dark(
             _ => Some(vec![rng.random(); rng.random_range(1..2_000)].into()),
         };
         let done = match &next {
+            Some(bytes) if rng.random_bool(0.5) => begun_put(&store, &path, bytes).await,
             Some(bytes) => store.put(&path, bytes.clone().into()).await.map(drop),
             None => store.delete(&path).await,
         };
         let allowed = keys.entry(path.to_string()).or_default();
+        if done.is_ok() && rng.random_range(0..8) == 0 {
+            // Nobody hears how it ends: it may come to pass, or not.
+            let _ = store.begin_remove(path.as_ref());
+            *allowed = Allowed { acknowledged: next, tried: vec![None] };
+            continue;
+        }
         match done {
             Ok(()) => *allowed = Allowed { acknowledged: next, tried: Vec::new() },
             Err(_) => {
@@ -504,6 +586,15 @@ async fn use_until_dark(
                 return keys;
             }
         }
+    }
+}
+
+/// A put that nobody waits for but us.
+async fn begun_put(store: &FolderStore, path: &Path, bytes: &Bytes) -> Result<(), Error> {
+    let (told, heard) = tokio::sync::oneshot::channel();
+    match store.begin_put(path.as_ref(), bytes, Box::new(move |result| drop(told.send(result)))) {
+        Begun::Yes => heard.await.expect("told in any case"),
+        Begun::No => store.put(path, bytes.clone().into()).await.map(drop),
     }
 }
 

@@ -10,6 +10,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet, VecDeque},
+    fmt,
     io::{self, ErrorKind},
     sync::{
         Arc,
@@ -25,8 +26,9 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use super::{
     FolderError,
     disk::{Disk, DiskFile, Writing},
+    files::{Files, NameChange},
     index::{Change, Index, Segment, Slot, Spot, now_ms},
-    key::{disk_path, parent},
+    key::{RECORDS, disk_path, parent},
     log::{
         Entry, EntryKind, LOG_FOLDER, SEGMENT_HEADER_BYTES, Scanned, Scanner, encode_entry, encode_segment_header, segment_path,
     },
@@ -43,7 +45,7 @@ const SEGMENT_AGE: Duration = Duration::from_secs(300);
 /// Bytes of closed segments, above which puts wait for compaction: bounds the log when puts come faster than files can be made.
 const CLOSED_BYTES_MAX: u64 = 4 * SEGMENT_BYTES;
 /// Bytes of closed segments, above which compaction no longer waits for a quiet moment.
-const CLOSED_BYTES_SOFT: u64 = 2 * SEGMENT_BYTES;
+const CLOSED_BYTES_SOFT: u64 = 3 * SEGMENT_BYTES;
 /// Without a commit for this long a folder is quiet. Making a file costs about ten times a commit's share of an entry, so
 /// a burst is taken at the log's speed and turned into files afterwards.
 const QUIET: Duration = Duration::from_millis(250);
@@ -55,6 +57,11 @@ const BATCH_COMMANDS: usize = 1_024;
 const BATCH_BYTES: usize = 4 << 20;
 /// Entries compacted between two commits at least: about a millisecond, well under a slow disk's sync.
 const COMPACT_STEP: usize = 32;
+/// Pause between two such steps while there is no hurry: nine folders then take about a third of a core from those who read.
+const COMPACT_PAUSE: Duration = Duration::from_millis(20);
+/// Time from the beginning of a commit that several waited for to the next one: short beside what a client waits for, long enough
+/// for what 32 clients send to nine folders to share most syncs. Who comes alone does not wait.
+const COMMIT_EVERY_MIN: Duration = Duration::from_micros(1_000);
 /// Files counted between two commits: about half a millisecond.
 const COUNT_STEP: usize = 256;
 /// Wait after a failed compaction: what fails (a full disk, a bad one) does not heal sooner.
@@ -70,9 +77,6 @@ pub(super) enum PutKind {
     Overwrite,
     Create,
 }
-
-/// Keys of what may be written below the floor, see [`Space::below_records_floor`].
-const RECORDS: &str = "records/";
 
 #[derive(Debug)]
 pub(super) enum Command {
@@ -98,8 +102,57 @@ pub(super) enum Command {
 #[derive(Debug)]
 pub(super) struct Job {
     pub command: Command,
-    pub answer: oneshot::Sender<Result<(), FolderError>>,
+    pub answer: Answer,
     pub room: OwnedSemaphorePermit,
+}
+
+/// Who is told how a command ended.
+pub(super) struct Answer(Option<Told>);
+
+enum Told {
+    Waiting(oneshot::Sender<Result<(), FolderError>>),
+    Call(Box<dyn FnOnce(Result<(), FolderError>) + Send>),
+}
+
+impl Answer {
+    /// Of a command that need not be durable.
+    pub const NOBODY: Answer = Answer(None);
+
+    pub fn waiting(waiting: oneshot::Sender<Result<(), FolderError>>) -> Answer {
+        Answer(Some(Told::Waiting(waiting)))
+    }
+
+    /// Called in any case: with [`FolderError::Closed`] if the job is dropped.
+    pub fn call(call: impl FnOnce(Result<(), FolderError>) + Send + 'static) -> Answer {
+        Answer(Some(Told::Call(Box::new(call))))
+    }
+
+    fn send(mut self, result: Result<(), FolderError>) {
+        match self.0.take() {
+            // Whoever waited may be gone.
+            Some(Told::Waiting(waiting)) => drop(waiting.send(result)),
+            Some(Told::Call(call)) => call(result),
+            None => {}
+        }
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        if let Some(Told::Call(call)) = self.0.take() {
+            call(Err(FolderError::Closed));
+        }
+    }
+}
+
+impl fmt::Debug for Answer {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match &self.0 {
+            Some(Told::Waiting(_)) => "Waiting",
+            Some(Told::Call(_)) => "Call",
+            None => "Nobody",
+        })
+    }
 }
 
 /// A segment that takes no more entries.
@@ -141,13 +194,16 @@ struct Batch {
     folders: BTreeSet<String>,
     new_folders: Vec<String>,
     used_change: i64,
-    waiting: Vec<(oneshot::Sender<Result<(), FolderError>>, OwnedSemaphorePermit)>,
+    waiting: Vec<(Answer, OwnedSemaphorePermit)>,
+    /// Whether somebody is told that it is durable.
+    durable: bool,
 }
 
 #[derive(Debug)]
 pub(super) struct Writer {
     pub disk: Arc<dyn Disk>,
     pub index: Arc<Index>,
+    pub files: Arc<Files>,
     pub space: Arc<Space>,
     pub floor_bytes: Option<u64>,
     pub closed: VecDeque<Closed>,
@@ -158,6 +214,8 @@ pub(super) struct Writer {
     compaction: Option<Compaction>,
     retry_at: Option<Instant>,
     last_commit: Option<Instant>,
+    /// When the last commit began, if several waited for it.
+    crowded: Option<Instant>,
     known_folders: HashSet<String>,
 }
 
@@ -171,10 +229,11 @@ pub(super) struct Count {
 }
 
 impl Writer {
-    pub fn new(disk: Arc<dyn Disk>, index: Arc<Index>, space: Arc<Space>, floor_bytes: Option<u64>) -> Writer {
+    pub fn new(disk: Arc<dyn Disk>, index: Arc<Index>, files: Arc<Files>, space: Arc<Space>, floor_bytes: Option<u64>) -> Writer {
         Writer {
             disk,
             index,
+            files,
             space,
             floor_bytes,
             closed: VecDeque::new(),
@@ -184,6 +243,7 @@ impl Writer {
             compaction: None,
             retry_at: None,
             last_commit: None,
+            crowded: None,
             known_folders: HashSet::new(),
         }
     }
@@ -191,13 +251,15 @@ impl Writer {
     /// Works until every sender is gone and the queue is empty.
     pub fn run(mut self, queue: Receiver<Job>) {
         while let Some(jobs) = self.collect(&queue) {
-            let step = jobs.len().max(COMPACT_STEP);
-            if !jobs.is_empty() {
+            let (step, busy) = (jobs.len().max(COMPACT_STEP), !jobs.is_empty());
+            if busy {
                 self.commit(jobs);
                 self.last_commit = Some(Instant::now());
             }
             self.close_active_if_due();
-            self.compact(step);
+            if !busy || self.is_pressed() {
+                self.compact(step);
+            }
             self.count_on();
         }
         // The sync holds the disk, and with it the folder's lock.
@@ -216,6 +278,10 @@ impl Writer {
                 Err(RecvTimeoutError::Disconnected) => return None,
             },
         };
+        // Who comes while others wait would have waited for the next sync: a moment lets them share this one.
+        if let Some(began) = self.crowded {
+            thread::sleep(COMMIT_EVERY_MIN.saturating_sub(began.elapsed()));
+        }
         let mut bytes = first.command.bytes();
         let mut jobs = vec![first];
         while jobs.len() < BATCH_COMMANDS && bytes < BATCH_BYTES {
@@ -231,7 +297,8 @@ impl Writer {
         let until = |at: Instant| at.saturating_duration_since(Instant::now());
         let compaction = match (&self.compaction, self.retry_at) {
             (Some(Compaction { stage: CompactionStage::Syncing(_), .. }), _) => Some(SYNC_POLL),
-            (Some(_), _) => Some(Duration::ZERO),
+            (Some(_), _) if self.is_pressed() => Some(Duration::ZERO),
+            (Some(_), _) => Some(COMPACT_PAUSE),
             (None, _) => self.compaction_from().map(until),
         };
         let count = self.count.is_some().then_some(Duration::ZERO);
@@ -242,11 +309,12 @@ impl Writer {
     /// When the oldest closed segment's compaction may begin; `None` if there is none.
     fn compaction_from(&self) -> Option<Instant> {
         self.closed.front()?;
-        let quiet = self.last_commit.filter(|_| self.closed_bytes() <= CLOSED_BYTES_SOFT).map(|at| at + QUIET);
+        let quiet = self.last_commit.filter(|_| !self.is_pressed()).map(|at| at + QUIET);
         Some(quiet.max(self.retry_at).unwrap_or_else(Instant::now))
     }
 
     fn commit(&mut self, jobs: Vec<Job>) {
+        let began = Instant::now();
         let takes_space = jobs.iter().any(|job| !matches!(job.command, Command::Remove { .. }));
         let (room, records_room) = if takes_space { self.room_for_puts() } else { (Ok(()), Ok(())) };
         let mut batch = Batch::default();
@@ -261,16 +329,20 @@ impl Writer {
                 Command::Publish { key, temp, len, kind } => self.stage_publish(&mut batch, key, &temp, len, kind),
             };
             match staged {
-                Ok(()) => batch.waiting.push((answer, queue_room)),
-                Err(error) => drop(answer.send(Err(error))),
+                Ok(()) => {
+                    batch.durable |= answer.0.is_some();
+                    batch.waiting.push((answer, queue_room));
+                }
+                Err(error) => answer.send(Err(error)),
             }
         }
+        self.crowded = (batch.waiting.len() > 1).then_some(began);
         let result = self.make_durable(&batch);
         if result.is_ok() {
             self.space.change_used(batch.used_change);
         }
         for (answer, _room) in batch.waiting {
-            let _ = answer.send(result.clone());
+            answer.send(result.clone());
         }
     }
 
@@ -295,6 +367,11 @@ impl Writer {
         }
         let room = |below: bool| if below { Err(FolderError::full(&self.space)) } else { Ok(()) };
         (room(self.space.below_floor()), room(self.space.below_records_floor()))
+    }
+
+    /// Whether compaction no longer waits for a quiet moment.
+    fn is_pressed(&self) -> bool {
+        self.closed_bytes() > CLOSED_BYTES_SOFT
     }
 
     fn log_too_long(&self) -> bool {
@@ -354,11 +431,13 @@ impl Writer {
         }
         let path = disk_path(key);
         self.make_parents(batch, &path).map_err(FolderError::io("make the folders"))?;
-        let renamed = match self.disk.rename(temp, &path) {
+        let (folder, name) = folder_and_name(&path);
+        let rename = || self.files.change(folder, || self.disk.rename(temp, &path).map(|()| ((), NameChange::Added(name))));
+        let renamed = match rename() {
             // Somebody else removed a folder we knew.
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 self.known_folders.clear();
-                self.make_parents(batch, &path).and_then(|()| self.disk.rename(temp, &path))
+                self.make_parents(batch, &path).and_then(|()| rename())
             }
             other => other,
         };
@@ -407,13 +486,13 @@ impl Writer {
         if batch.entries.is_empty() {
             return Ok(());
         }
-        let changes = self.append(&batch.entries)?;
+        let changes = self.append(&batch.entries, batch.durable)?;
         self.index.apply(changes);
         Ok(())
     }
 
-    /// Appends entries to the log, durably; answers what the index has to learn.
-    fn append(&mut self, entries: &[(EntryKind, Arc<str>, Bytes)]) -> Result<Vec<Change>, FolderError> {
+    /// Appends entries to the log; answers what the index has to learn.
+    fn append(&mut self, entries: &[(EntryKind, Arc<str>, Bytes)], durable: bool) -> Result<Vec<Change>, FolderError> {
         self.open_active().map_err(FolderError::io("start a log segment"))?;
         let active = self.active.as_mut().expect("opened on the line above");
         let (mut bytes, mut changes) = (Vec::new(), Vec::with_capacity(entries.len()));
@@ -433,7 +512,9 @@ impl Writer {
             };
             changes.push((key.clone(), slot));
         }
-        let written = segment.file.write_at(active.end, &bytes).and_then(|()| segment.file.sync_data());
+        // Removals that nobody waits for become durable with the next entry that somebody does wait for, or not at all.
+        let sync = || if durable { segment.file.sync_data() } else { Ok(()) };
+        let written = segment.file.write_at(active.end, &bytes).and_then(|()| sync());
         if let Err(error) = written {
             // Nobody knows what of it reached the disk. Nothing more is written behind it.
             let _ = segment.file.truncate(active.end);
@@ -542,31 +623,41 @@ impl Writer {
 
     /// Writes a file anew. Not atomic, and needs not be: until the segment goes, readers and a next start use the log.
     fn replace_file(&self, path: &str, data: &[u8]) -> io::Result<()> {
-        let created = match self.disk.create(path, Writing::Buffered) {
+        let (folder, name) = folder_and_name(path);
+        let file = self.files.change(folder, || {
+            let (file, made) = self.create_anew(path)?;
+            Ok::<_, io::Error>((file, if made == Made::Folder { NameChange::First(name) } else { NameChange::Added(name) }))
+        });
+        file?.write_at(0, data)
+    }
+
+    fn create_anew(&self, path: &str) -> io::Result<(Arc<dyn DiskFile>, Made)> {
+        match self.disk.create(path, Writing::Buffered) {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
                 // Not written in place: who has the old file open goes on reading the old bytes.
                 self.disk.unlink(path)?;
-                self.disk.create(path, Writing::Buffered)
+                Ok((self.disk.create(path, Writing::Buffered)?, Made::File))
             }
             Err(error) if error.kind() == ErrorKind::NotFound => {
+                let mut made = Made::File;
                 for (at, _) in path.match_indices('/') {
-                    make_folder(&*self.disk, &path[..at])?;
+                    made = make_folder(&*self.disk, &path[..at])?;
                 }
-                self.disk.create(path, Writing::Buffered)
+                Ok((self.disk.create(path, Writing::Buffered)?, made))
             }
-            other => other,
-        };
-        created?.write_at(0, data)
+            created => Ok((created?, Made::File)),
+        }
     }
 
     /// Removes a file, if there is one, and the folders of records that get empty by it.
     fn remove_file(&self, path: &str) -> io::Result<()> {
-        match self.disk.unlink(path) {
-            Err(error) if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Err(error),
-            _ => {}
-        }
+        let (folder, name) = folder_and_name(path);
+        self.files.change(folder, || match self.disk.unlink(path) {
+            Err(error) if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Err(error),
+            _ => Ok(((), NameChange::Removed(name))),
+        })?;
         // `records/<kind>/<2 hex>` and `sectors/<2 hex>` stay: their number is bounded.
-        let mut folder = parent(path);
+        let mut folder = folder;
         while folder.matches('/').count() > 2 && self.disk.remove_folder(folder).is_ok() {
             folder = parent(folder);
         }
@@ -655,11 +746,25 @@ impl Command {
     }
 }
 
-fn make_folder(disk: &dyn Disk, folder: &str) -> io::Result<()> {
+/// What had to be made.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Made {
+    /// The folder it stands in, too, so there is nothing else in it.
+    Folder,
+    File,
+}
+
+/// `File` if the folder was there.
+fn make_folder(disk: &dyn Disk, folder: &str) -> io::Result<Made> {
     match disk.make_folder(folder) {
-        Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
-        _ => Ok(()),
+        Ok(()) => Ok(Made::Folder),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(Made::File),
+        Err(error) => Err(error),
     }
+}
+
+fn folder_and_name(path: &str) -> (&str, &str) {
+    path.rsplit_once('/').unwrap_or(("", path))
 }
 
 /// Keeps the type of an open log file in one place for the opening code.

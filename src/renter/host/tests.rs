@@ -177,7 +177,7 @@ async fn marked(portal: PortalId) -> (Arc<InMemory>, HostId) {
 }
 
 fn host_of(store: Arc<dyn ObjectStore>, id: HostId, portal: PortalId) -> Host {
-    Host::new(store, HostOptions { id, portal, url: "test:".into(), space: None, peek: None })
+    Host::new(store, HostOptions { id, portal, url: "test:".into(), space: None, near: None, writers: Writers::ThisNode })
 }
 
 #[tokio::test(start_paused = true)]
@@ -254,7 +254,10 @@ async fn a_folder_says_what_is_wrong() {
     let portal = PortalId([1; 32]);
     let id = marker::create(&store, portal).await.unwrap().host;
     let space = Some(store.space());
-    let host = Host::new(Arc::new(store.clone()), HostOptions { id, portal, url: "file:x".into(), space, peek: None });
+    let host = Host::new(
+        Arc::new(store.clone()),
+        HostOptions { id, portal, url: "file:x".into(), space, near: None, writers: Writers::ThisNode },
+    );
     assert_eq!(host.check().await, HostState::Up);
     host.put(KEY, bytes(10), Deadline::Small).await.unwrap();
     assert!(host.health().free_bytes.is_some());
@@ -272,7 +275,8 @@ async fn a_folder_says_what_is_wrong() {
     let store = FolderStore::new(full.path(), options);
     let id = marker::create(&store, portal).await.unwrap().host;
     let space = Some(store.space());
-    let host = Host::new(Arc::new(store), HostOptions { id, portal, url: "file:y".into(), space, peek: None });
+    let host =
+        Host::new(Arc::new(store), HostOptions { id, portal, url: "file:y".into(), space, near: None, writers: Writers::ThisNode });
     host.check().await;
     let sector = format!("sectors/00/{}", "00".repeat(32));
     assert!(matches!(host.put(&sector, bytes(10), Deadline::Small).await, Err(HostError::Full)));
