@@ -82,21 +82,19 @@ impl Default for Purse {
 }
 
 impl Purse {
-    /// A read of `need` pieces begins that needs so much; what of it may it spend on spares?
-    pub fn begin(&self, window: Window, need: usize, needed: Cost) -> Share {
+    /// A read begins that needs so much; what of it may it spend on spares?
+    pub fn begin(&self, window: Window, needed: Cost) -> Share {
         self.bytes.earn(needed.bytes);
         self.requests.earn(needed.requests);
-        // A base sector is one request: its spares are late ones, like those of a later window.
-        let first = window == Window::First && need > 1;
+        let first = window == Window::First;
         if first {
             self.first.earn(needed.bytes);
         }
         let first_bytes = self.lately_bytes.add(needed.bytes, first);
         let first_requests = self.lately_requests.add(needed.requests, first);
         let most = |all: f64, later: f64, part: f64| ((all - (1.0 - part) * later) / part).max(LATER_SHARE_MIN);
-        let of_first = most(BYTES_SHARE, LATER_SHARE_MIN, first_bytes)
-            .min(most(REQUESTS_SHARE, LATER_SHARE, first_requests))
-            .min(FIRST_SHARE);
+        let of_first =
+            most(BYTES_SHARE, LATER_SHARE_MIN, first_bytes).min(most(REQUESTS_SHARE, LATER_SHARE, first_requests)).min(FIRST_SHARE);
         let later = (BYTES_SHARE - first_bytes * of_first) / (1.0 - first_bytes).max(f64::EPSILON);
         let later = later.clamp(LATER_SHARE_MIN, LATER_SHARE);
         Share { own: if first { of_first } else { later }, later }
@@ -276,7 +274,7 @@ mod tests {
         for read in 0..reads {
             let first = read % first_every == 0;
             let (window, cost) = if first { (Window::First, FIRST) } else { (Window::Later, LATER) };
-            purse.begin(window, 8, cost);
+            purse.begin(window, cost);
             needed += cost.bytes;
             first_needed += if first { cost.bytes } else { 0 };
             let kind = if first { Spare::Eager } else { spare };
@@ -309,10 +307,10 @@ mod tests {
     fn shares_add_up_to_what_there_is() {
         let check = |first_every: u64, first: (f64, f64), later: (f64, f64)| {
             let purse = Purse::default();
-            let mut share = purse.begin(Window::First, 8, FIRST);
+            let mut share = purse.begin(Window::First, FIRST);
             for read in 1..50_000 {
                 let (window, cost) = if read % first_every == 0 { (Window::First, FIRST) } else { (Window::Later, LATER) };
-                let given = purse.begin(window, 8, cost);
+                let given = purse.begin(window, cost);
                 share = if window == Window::First { given } else { share };
             }
             assert!((first.0..=first.1).contains(&share.own), "one in {first_every}: {share:?}");
@@ -335,10 +333,10 @@ mod tests {
         assert!(purse.spend(Window::Later, Spare::Hung, cost), "a hung host is never waited for");
         // Debts are paid first.
         for _ in 0..13 * 20 - 1 {
-            purse.begin(Window::Later, 1, cost);
+            purse.begin(Window::Later, cost);
             assert!(!purse.spend(Window::Later, Spare::Late, cost));
         }
-        (0..21).for_each(|_| drop(purse.begin(Window::Later, 1, cost)));
+        (0..21).for_each(|_| drop(purse.begin(Window::Later, cost)));
         assert!(purse.spend(Window::Later, Spare::Late, cost));
         assert!(!purse.spend(Window::First, Spare::Eager, cost));
     }
@@ -349,8 +347,8 @@ mod tests {
         let cost = Cost { bytes: 8 << 10, requests: 8 };
         let mut spares = 0;
         for _ in 0..20_000 {
-            purse.begin(Window::First, 8, cost);
-            purse.begin(Window::Later, 8, LATER);
+            purse.begin(Window::First, cost);
+            purse.begin(Window::Later, LATER);
             while purse.spend(Window::First, Spare::Late, piece(cost)) {
                 spares += 1;
             }

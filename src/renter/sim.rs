@@ -26,7 +26,7 @@ use rand_chacha::ChaCha8Rng;
 use tokio::time::{Instant, sleep};
 
 use super::{
-    Completion, Damage, DamageKind, Expect, Proof, Renter, RenterError, RenterOptions, SlabRef,
+    Completion, Damage, DamageKind, Expect, Proof, Renter, RenterError, RenterOptions, SlabRef, Window,
     folder::MARKER_KEY,
     host::{Host, HostId, HostOptions},
     lock,
@@ -312,7 +312,7 @@ impl World {
     }
 
     async fn read(&self, slab: &SlabRef, range: Range<u64>) -> std::result::Result<Bytes, RenterError> {
-        self.renter.read_slab(slab, range, &Trace::default()).await
+        self.renter.read_slab(slab, range, Window::Later, &Trace::default()).await
     }
 
     async fn assert_reads(&mut self, slab: &SlabRef, content: &[u8]) {
@@ -484,7 +484,8 @@ fn a_readers_own_proof_stands_in_for_the_trees_and_liars_are_still_charged() {
         let whole = 0..slab.content_len;
         let prove = |bytes: &[u8]| bytes == content;
         let trace = Trace::default();
-        let (read, proof) = world.renter.read_slab_proved(&slab, whole.clone(), &prove, &trace).await.expect("six are right");
+        let (read, proof) =
+            world.renter.read_slab_proved(&slab, whole.clone(), &prove, Window::First, &trace).await.expect("six are right");
         assert!(read == content);
         let wrong = world.damages(DamageKind::Wrong);
         assert!(wrong.iter().all(|damage| liars.iter().any(|host| host_id(*host) == damage.host)), "only liars are charged");
@@ -498,7 +499,8 @@ fn a_readers_own_proof_stands_in_for_the_trees_and_liars_are_still_charged() {
         }
         // A proof that cannot hold: the bytes of the roots, and nobody is charged for them.
         let before = world.damages(DamageKind::Wrong).len();
-        let (read, proof) = world.renter.read_slab_proved(&slab, whole, &|_| false, &trace).await.expect("six are right");
+        let (read, proof) =
+            world.renter.read_slab_proved(&slab, whole, &|_| false, Window::Later, &trace).await.expect("six are right");
         assert!(read == content && proof == Proof::Missing);
         if liars.is_empty() {
             assert_eq!(world.damages(DamageKind::Wrong).len(), before);
@@ -518,7 +520,8 @@ fn proved_reads_of_bad_hosts_are_right_or_the_error_has_a_name() {
         for _ in 0..6 {
             let range = world.range(slab.content_len);
             let wanted = &content[range.start as usize..range.end as usize];
-            match world.renter.read_slab_proved(&slab, range, &|bytes| bytes == wanted, &Trace::default()).await {
+            let prove = |bytes: &[u8]| bytes == wanted;
+            match world.renter.read_slab_proved(&slab, range, &prove, Window::First, &Trace::default()).await {
                 Ok((read, _)) => assert!(read == wanted, "wrong bytes"),
                 Err(error) => assert!(matches!(error, RenterError::TooFewPieces { need: 6, .. }), "{error:?}"),
             }
@@ -568,9 +571,9 @@ fn a_dropped_read_cancels_its_calls() {
         let hung = world.some_hosts(3);
         world.change(&hung, |mood| mood.hang = 0.5);
         let patience = Duration::from_micros(world.rng.random_range(0..40_000));
-        let trace = Trace::default();
+        let (trace, window) = (Trace::default(), if seed % 2 == 0 { Window::First } else { Window::Later });
         let calls_before = world.calls();
-        let read = tokio::time::timeout(patience, world.renter.read_slab(&slab, 0..slab.content_len, &trace)).await;
+        let read = tokio::time::timeout(patience, world.renter.read_slab(&slab, 0..slab.content_len, window, &trace)).await;
         if read.is_err() {
             assert_eq!(world.running(), 0, "calls go on after the read was dropped");
             assert_eq!(u64::from(trace.host_requests()), world.calls() - calls_before, "each call is counted");
@@ -755,7 +758,7 @@ fn the_first_touch_is_cold_and_every_touch_one_round() {
         let range = 2 << 20..(2 << 20) + (256 << 10);
         for class in [Class::Cold, Class::Hosts] {
             let trace = Trace::default();
-            world.renter.read_slab(&slab, range.clone(), &trace).await.expect("all are well");
+            world.renter.read_slab(&slab, range.clone(), Window::Later, &trace).await.expect("all are well");
             trace.body(crate::measure::Tier::Hosts, 1);
             assert_eq!((trace.class(), trace.serial_rounds()), (class, 1));
         }
@@ -763,7 +766,7 @@ fn the_first_touch_is_cold_and_every_touch_one_round() {
         world.change(&[0, 1, 2], |mood| mood.dead = true);
         world.restart().await;
         let trace = Trace::default();
-        world.renter.read_slab(&slab, 0..10_000, &trace).await.expect("six are well");
+        world.renter.read_slab(&slab, 0..10_000, Window::Later, &trace).await.expect("six are well");
         assert_eq!((trace.host_requests(), trace.serial_rounds()), (6, 1));
         world.change(&[0, 1, 2], |mood| mood.dead = false);
         world.restart().await;
@@ -850,7 +853,7 @@ fn shared_hosts_are_refused_unless_allowed() {
         let content = vec![5; 100_000];
         let (encoded, slab) = encode(&content);
         assert_eq!(renter.write_slab(encoded).await.expect("well").complete().await, Completion::Complete);
-        assert!(renter.read_slab(&slab, 0..100_000, &Trace::default()).await.expect("well") == content);
+        assert!(renter.read_slab(&slab, 0..100_000, Window::Later, &Trace::default()).await.expect("well") == content);
         let base = build_object(&content, 0, 0, 1);
         assert_eq!(renter.write_base(base).await.expect("well").complete().await, Completion::Complete);
     });

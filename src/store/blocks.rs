@@ -13,7 +13,7 @@ use bytes::Bytes;
 use crate::address::{Cid, Multihash, check_bytes, check_parts, hash};
 use crate::deny::Reason;
 use crate::measure::{Tier, Trace};
-use crate::renter::Proof;
+use crate::renter::{Proof, Window};
 use crate::sector::Root;
 use crate::tree::pack::{Place, SkyfileRef};
 
@@ -93,7 +93,7 @@ impl Located {
 
 impl Inner {
     /// The whole block, hashed against its CID. Body bytes are counted in the trace.
-    pub async fn block(self: &Arc<Self>, cid: &Cid, trace: &Arc<Trace>) -> Result<Bytes, StoreError> {
+    pub async fn block(self: &Arc<Self>, cid: &Cid, window: Window, trace: &Arc<Trace>) -> Result<Bytes, StoreError> {
         self.denied.allow(cid)?;
         if cid.hash().code() == hash::IDENTITY {
             trace.body(Tier::Memory, cid.hash().digest().len() as u64);
@@ -112,7 +112,7 @@ impl Inner {
             LocatedPlace::Stored(extent) => extent,
         };
         let prove = |bytes: &[u8]| check_parts(cid.hash(), &[prefix, bytes, suffix]).is_ok();
-        let (bytes, proof) = self.contents.body_proved(extent, &prove, trace).await?;
+        let (bytes, proof) = self.contents.body_proved(extent, &prove, window, trace).await?;
         let block = located.wrap(bytes);
         if proof == Proof::Given { Ok(block) } else { self.check(cid, block) }
     }

@@ -11,9 +11,9 @@ use crate::address::{Cid, codec, hash};
 use crate::measure::{Tier, Trace};
 use crate::tree::{FileChild, FileNode, TreeNode, parse_node};
 
-use super::content::{Extent, Position, UNIT_BYTES};
+use super::content::{Extent, UNIT_BYTES};
 use super::skyfiles::OpenSkyfile;
-use super::{Store, StoreError};
+use super::{Store, StoreError, Window};
 
 /// Bytes read ahead of what the client took, for one reply. Four units keep two cores and nine hosts busy.
 const READ_AHEAD_BYTES: u64 = 4 * UNIT_BYTES;
@@ -38,14 +38,14 @@ enum Read {
     /// Bytes at hand: out of a node on the way.
     Here(Bytes),
     /// A stretch of an extent whose row is proved; the sector tree checks it.
-    Extent(Extent, Range<u64>),
+    Extent(Extent, Range<u64>, Window),
     /// Part of the data of a leaf that has to be fetched whole, hashed and unwrapped.
-    Leaf(Cid, u64, Range<u64>),
+    Leaf(Cid, u64, Range<u64>, Window),
 }
 
 impl Store {
-    /// Bytes `range` of a file. The range must lie within the file.
-    pub fn stream_file(&self, file: FileSource, range: Range<u64>, trace: Arc<Trace>) -> BodyStream {
+    /// Bytes `range` of a file. The range must lie within the file. `window`: does a reply begin with them?
+    pub fn stream_file(&self, file: FileSource, range: Range<u64>, window: Window, trace: Arc<Trace>) -> BodyStream {
         if let Err(error) = self.inner.denied.allow(&file.cid) {
             return stream::once(std::future::ready(Err(error))).boxed();
         }
@@ -53,7 +53,7 @@ impl Store {
             return stream::once(std::future::ready(Ok(body))).boxed();
         }
         let leaf_bytes = file.node.children.first().map_or(UNIT_BYTES, |child| child.len).clamp(1, UNIT_BYTES);
-        let plan = FilePlan::new(self.clone(), file, range, trace.clone());
+        let plan = FilePlan::new(self.clone(), file, range, window, trace.clone());
         let reads = stream::try_unfold(plan, |mut plan| async move { Ok(plan.next().await?.map(|read| (read, plan))) });
         self.read_ahead(reads.boxed(), leaf_bytes, trace)
     }
@@ -70,11 +70,19 @@ impl Store {
     }
 
     /// Bytes `range` of the stretch `file` of a skyfile's content. The range counts from the start of the stretch.
-    pub fn stream_skyfile(&self, skyfile: &Arc<OpenSkyfile>, file: Range<u64>, range: Range<u64>, trace: Arc<Trace>) -> BodyStream {
+    pub fn stream_skyfile(
+        &self,
+        skyfile: &Arc<OpenSkyfile>,
+        file: Range<u64>,
+        range: Range<u64>,
+        window: Window,
+        trace: Arc<Trace>,
+    ) -> BodyStream {
         let bytes = file.start + range.start..file.start + range.end;
         let extent = Extent { content: skyfile.content.clone(), start: file.start, length: file.end - file.start };
-        let reads = self.inner.contents.cut(&extent, range, Position::ReplyStart);
-        let reads = reads.into_iter().map(move |range| Ok(Read::Extent(extent.clone(), range)));
+        let reads = self.inner.contents.cut(&extent, range, window);
+        let windows = std::iter::once(window).chain(std::iter::repeat(Window::Later));
+        let reads = reads.into_iter().zip(windows).map(move |(range, window)| Ok(Read::Extent(extent.clone(), range, window)));
         let body = self.read_ahead(stream::iter(reads).boxed(), UNIT_BYTES, trace.clone());
         if !self.inner.denied.has_rules() {
             return body;
@@ -103,9 +111,9 @@ impl Store {
                 trace.body(Tier::Memory, bytes.len() as u64);
                 Ok(bytes)
             }
-            Read::Extent(extent, range) => self.inner.contents.body(&extent, range, trace).await,
-            Read::Leaf(cid, length, range) => {
-                let block = self.inner.block(&cid, trace).await?;
+            Read::Extent(extent, range, window) => self.inner.contents.body(&extent, range, window, trace).await,
+            Read::Leaf(cid, length, range, window) => {
+                let block = self.inner.block(&cid, window, trace).await?;
                 let data = match parse_node(&cid, &block)? {
                     TreeNode::Raw(data) => data,
                     TreeNode::File(file) if file.children.is_empty() => file.inline.clone(),
@@ -134,12 +142,13 @@ struct FilePlan {
     /// Nodes still to visit: (child, its start in the file, its depth), the next one last.
     open: Vec<(FileChild, u64, usize)>,
     ready: VecDeque<Read>,
-    position: Position,
+    /// Of the next read.
+    window: Window,
 }
 
 impl FilePlan {
-    fn new(store: Store, file: FileSource, range: Range<u64>, trace: Arc<Trace>) -> FilePlan {
-        let mut plan = FilePlan { store, trace, range, open: Vec::new(), ready: VecDeque::new(), position: Position::ReplyStart };
+    fn new(store: Store, file: FileSource, range: Range<u64>, window: Window, trace: Arc<Trace>) -> FilePlan {
+        let mut plan = FilePlan { store, trace, range, open: Vec::new(), ready: VecDeque::new(), window };
         if is_single_leaf(&file) {
             plan.open.push((FileChild { cid: file.cid, start: 0, len: file.node.size }, 0, 0));
         } else {
@@ -197,20 +206,21 @@ impl FilePlan {
     async fn plan_raw_leaf(&mut self, child: FileChild, wanted: Range<u64>) -> Result<(), StoreError> {
         self.store.inner.denied.allow(&child.cid)?;
         if child.cid.hash().code() == hash::IDENTITY {
-            self.ready.push_back(Read::Leaf(child.cid, child.len, wanted));
+            self.ready.push_back(Read::Leaf(child.cid, child.len, wanted, Window::Later));
             return Ok(());
         }
         let located = self.store.inner.locate(child.cid.hash(), &self.trace).await?;
         if located.length() != child.len {
             return Err(StoreError::BadFile("a leaf of the file has another length than its parent says"));
         }
+        let window = std::mem::replace(&mut self.window, Window::Later);
         match located.bare_extent() {
             Some(extent) => {
-                let position = std::mem::replace(&mut self.position, Position::Later);
-                let cut = self.store.inner.contents.cut(extent, wanted, position);
-                self.ready.extend(cut.into_iter().map(|range| Read::Extent(extent.clone(), range)));
+                let cut = self.store.inner.contents.cut(extent, wanted, window);
+                let windows = std::iter::once(window).chain(std::iter::repeat(Window::Later));
+                self.ready.extend(cut.into_iter().zip(windows).map(|(range, window)| Read::Extent(extent.clone(), range, window)));
             }
-            None => self.ready.push_back(Read::Leaf(child.cid, child.len, wanted)),
+            None => self.ready.push_back(Read::Leaf(child.cid, child.len, wanted, window)),
         }
         Ok(())
     }
