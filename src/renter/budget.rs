@@ -12,7 +12,7 @@
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 
-use super::policy::{Share, Window};
+use super::policy::{Share, Spare, Window};
 
 /// Of all bytes asked from hosts.
 const BYTES_PERCENT: i64 = 5;
@@ -44,19 +44,6 @@ const FIRST_PART_ASSUMED: u64 = 16;
 pub struct Cost {
     pub bytes: u64,
     pub requests: u64,
-}
-
-/// Why a spare is asked: who goes on longest while the purse empties comes last.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Spare {
-    /// From the start, so that nobody is late; also of hosts that nobody asked lately.
-    Eager,
-    /// The read's deadline has passed.
-    Late,
-    /// It has passed long ago.
-    Overdue,
-    /// So long ago that only a host that hangs explains it: never refused.
-    Hung,
 }
 
 /// What spares may cost.
@@ -102,24 +89,21 @@ impl Purse {
 
     /// May this read ask one spare more? If so, it is paid.
     pub fn spend(&self, window: Window, spare: Spare, cost: Cost) -> bool {
-        let own = window == Window::First;
-        if own && spare == Spare::Eager && !self.first.take(cost.bytes, spare) {
+        let first = window == Window::First;
+        // Only what is asked from the start stops at the first windows' own account: a late read has its reserve, but is counted.
+        let own = if spare == Spare::Eager { Spare::Eager } else { Spare::Hung };
+        if first && !self.first.take(cost.bytes, own) {
             return false;
         }
-        let paid = self.bytes.take(cost.bytes, spare) && {
-            let paid = self.requests.take(cost.requests, spare);
-            if !paid {
-                self.bytes.give(cost.bytes);
-            }
-            paid
-        };
-        match (own, spare) {
-            (true, Spare::Eager) if !paid => self.first.give(cost.bytes),
-            // Whatever the first windows' own account says: a late read has its reserve.
-            (true, Spare::Late | Spare::Overdue | Spare::Hung) if paid => drop(self.first.take(cost.bytes, Spare::Hung)),
-            _ => {}
+        let bytes = self.bytes.take(cost.bytes, spare);
+        let requests = bytes && self.requests.take(cost.requests, spare);
+        if bytes && !requests {
+            self.bytes.give(cost.bytes);
         }
-        paid
+        if first && !requests {
+            self.first.give(cost.bytes);
+        }
+        requests
     }
 }
 
@@ -336,7 +320,9 @@ mod tests {
             purse.begin(Window::Later, cost);
             assert!(!purse.spend(Window::Later, Spare::Late, cost));
         }
-        (0..21).for_each(|_| drop(purse.begin(Window::Later, cost)));
+        for _ in 0..21 {
+            purse.begin(Window::Later, cost);
+        }
         assert!(purse.spend(Window::Later, Spare::Late, cost));
         assert!(!purse.spend(Window::First, Spare::Eager, cost));
     }

@@ -24,7 +24,7 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
-use futures::StreamExt;
+use futures::{StreamExt, stream::BoxStream};
 use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutOptions, path::Path};
 use tokio::{
     sync::Notify,
@@ -79,6 +79,10 @@ pub const MARKER_RETRY: Duration = Duration::from_secs(5);
 const FAILURES_IN_A_ROW_MAX: u32 = 8;
 /// Looks at the marker in a row that fail for no clear reason before a host counts as down.
 const MARKER_MISSES_MAX: u32 = 2;
+
+/// An answer that nobody waits for any more is read to its end if no more than this is left, but no longer than [`DRAIN_MAX`].
+pub(super) const DRAIN_MAX_BYTES: u64 = 64 << 10;
+pub(super) const DRAIN_MAX: Duration = Duration::from_millis(250);
 
 /// 128 random bits, made once and kept in the host's marker.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -506,7 +510,7 @@ impl Host {
             }
             Some(_) => {}
         }
-        let bytes = collect(found.into_stream(), max).await?;
+        let bytes = collect(found.into_stream(), range.end - range.start, max).await?;
         if bytes.len() as u64 != range.end - range.start {
             return Err(HostError::Misanswered("another length than it said"));
         }
@@ -668,16 +672,48 @@ impl Drop for Call<'_> {
     }
 }
 
-/// Joins a stream of at most `max` bytes; a single part is passed on as it is.
+/// An answer on its way. Dropped with little left it is read to its end: a connection with bytes under way is closed, and a new
+/// one costs more than they do.
+struct Answering {
+    stream: BoxStream<'static, object_store::Result<Bytes>>,
+    left_bytes: u64,
+}
+
+impl Answering {
+    async fn next(&mut self) -> Result<Option<Bytes>, HostError> {
+        let part = timeout(GET.stall, self.stream.next()).await.map_err(|_| HostError::TimedOut);
+        let part = part.and_then(|part| part.transpose().map_err(classify));
+        self.left_bytes = match &part {
+            Ok(Some(part)) => self.left_bytes.saturating_sub(part.len() as u64),
+            // Nothing more is to be had of it.
+            Ok(None) | Err(_) => 0,
+        };
+        part
+    }
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        if !(1..=DRAIN_MAX_BYTES).contains(&self.left_bytes) {
+            return;
+        }
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let rest = std::mem::replace(&mut self.stream, futures::stream::empty().boxed());
+        runtime.spawn(timeout(DRAIN_MAX, rest.for_each(|_| std::future::ready(()))));
+    }
+}
+
+/// Joins an answer that says to have `len` bytes, of at most `max`; a single part is passed on as it is.
 async fn collect(
-    mut stream: futures::stream::BoxStream<'static, object_store::Result<Bytes>>,
+    stream: BoxStream<'static, object_store::Result<Bytes>>,
+    len: u64,
     max: u64,
 ) -> Result<Bytes, HostError> {
+    let mut answer = Answering { stream, left_bytes: len };
     let mut first: Option<Bytes> = None;
     let mut joined = BytesMut::new();
     let mut len = 0u64;
-    while let Some(part) = timeout(GET.stall, stream.next()).await.map_err(|_| HostError::TimedOut)? {
-        let part = part.map_err(classify)?;
+    while let Some(part) = answer.next().await? {
         len += part.len() as u64;
         if len > max {
             return Err(HostError::Misanswered("more bytes than asked for"));

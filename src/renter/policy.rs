@@ -25,6 +25,11 @@ pub enum Window {
     Later,
 }
 
+/// A read that has taken so many times its deadline, and so long at all, is overdue: it may go into debt.
+const OVERDUE_FACTOR: u32 = 3;
+const OVERDUE_MIN: Duration = Duration::from_millis(100);
+/// And after this it gets its spares whatever the purse says: waiting for a hung host is never right.
+const HUNG_MIN: Duration = Duration::from_secs(2);
 /// Pieces missing when a deadline passes, on the average: what spares cost is reckoned with it.
 const MISSING_MEAN: f64 = 1.15;
 /// With a later deadline little is gained, with an earlier one much is spent on reads that end by themselves.
@@ -43,6 +48,19 @@ pub struct Plan {
     pub eager: usize,
     /// The deadline is the moment by which the read has ended with this chance.
     pub in_time: f64,
+}
+
+/// Why a spare is asked: who goes on longest while the purse empties comes last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spare {
+    /// From the start, so that nobody is late; also of hosts that nobody asked lately.
+    Eager,
+    /// The read's deadline has passed.
+    Late,
+    /// It has passed long ago.
+    Overdue,
+    /// So long ago that only a host that hangs explains it: never refused.
+    Hung,
 }
 
 /// What a read may spend on spares, of what it needs.
@@ -78,6 +96,15 @@ pub fn spares(need: usize, missing: usize) -> usize {
 
 fn late_spares(need: usize, missing: f64) -> f64 {
     if need == 1 { 1.0 } else { missing + 1.0 }
+}
+
+/// How a spare is to be paid that is asked after so long, when `patience` was the deadline.
+pub fn lateness(took: Duration, patience: Duration) -> Spare {
+    match took {
+        took if took < OVERDUE_MIN || took < patience * OVERDUE_FACTOR => Spare::Late,
+        took if took < HUNG_MIN => Spare::Overdue,
+        _ => Spare::Hung,
+    }
 }
 
 /// When the read is late: the moment by which `need` of these requests have answered with this chance, not before `least`.
@@ -147,6 +174,24 @@ mod tests {
             assert!((plan.in_time - in_time).abs() < 0.01, "{window:?} {need} {share}: {plan:?}");
         }
         assert_eq!([spares(1, 1), spares(6, 1), spares(10, 4)], [1, 2, 5]);
+    }
+
+    #[test]
+    fn a_read_is_late_then_overdue_then_hung() {
+        let rows = [
+            (50, 50, Spare::Late),
+            (99, 10, Spare::Late),
+            (100, 10, Spare::Overdue),
+            (149, 50, Spare::Late),
+            (150, 50, Spare::Overdue),
+            (2_000, 50, Spare::Hung),
+            // Where everything is slow nothing hangs yet.
+            (5_000, 5_000, Spare::Late),
+            (15_000, 5_000, Spare::Hung),
+        ];
+        for (took, patience, expect) in rows {
+            assert_eq!(lateness(Duration::from_millis(took), Duration::from_millis(patience)), expect, "{took} {patience}");
+        }
     }
 
     #[test]

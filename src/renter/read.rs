@@ -14,11 +14,11 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{
     DamageKind, Renter, RenterError, Shared, SlabRef, Spot, Window,
-    budget::{Cost, Spare},
+    budget::Cost,
     compute,
-    host::Spread,
+    host::{DRAIN_MAX, DRAIN_MAX_BYTES, Spread},
     piece::{Check, Fault, Fetched, Unchecked, Wanted, blame, expected, fetch},
-    policy::{self, Plan},
+    policy::{self, Plan, Spare},
 };
 use crate::{
     measure::Trace,
@@ -30,11 +30,6 @@ use crate::{
 pub(super) const READ_MAX: Duration = Duration::from_secs(30);
 /// No spare before this: on one machine two cores' scheduling alone makes 5 ms, and spares would only add to it.
 const HEDGE_MIN: Duration = Duration::from_millis(5);
-/// A read that has taken so many times its deadline, and so long at all, is overdue: it may go into debt.
-const OVERDUE_FACTOR: u32 = 3;
-const OVERDUE_MIN: Duration = Duration::from_millis(100);
-/// And after this it gets its spares whatever the purse says: waiting for a hung host is never right.
-const HUNG_MIN: Duration = Duration::from_secs(2);
 /// Hosts of which a read has what it needs before [`HEDGE_MIN`] with this chance need no spares from the start.
 const QUICK_CHANCE: f64 = 0.95;
 /// A host is asked at most so often for a piece, and again only after a failure that may pass.
@@ -44,10 +39,6 @@ const PARITY_FACTOR: f64 = 1.25;
 const PARITY_EXTRA_S: f64 = 0.000_5;
 /// A piece that was missing a moment ago is asked after all others.
 const MISSING_EXTRA_S: f64 = 60.0;
-/// Losers that want no more than this are read to their end, so that their connection lives and their time is learnt,
-/// but no longer than [`DRAIN_MAX`].
-const DRAIN_MAX_BYTES: u64 = 64 << 10;
-const DRAIN_MAX: Duration = Duration::from_millis(250);
 /// Joining up to this many bytes (0.03 ms, 0.2 ms with pieces missing) is done in the task itself.
 const JOIN_INLINE_MAX_BYTES: usize = 2 << 20;
 
@@ -297,7 +288,7 @@ impl<'a> Race<'a> {
                         self.late += running.len();
                         break;
                     }
-                    let spare = lateness(now - self.began, first_patience);
+                    let spare = policy::lateness(now - self.began, first_patience);
                     for _ in 0..policy::spares(self.need, self.need - self.won.len()) {
                         let Some(candidate) = self.take_spare(spare) else { break };
                         running.push(self.start(candidate));
@@ -311,7 +302,8 @@ impl<'a> Race<'a> {
         }
         let done = self.finish();
         if done.is_ok() && !running.is_empty() && self.piece_bytes <= DRAIN_MAX_BYTES {
-            // In the background, and in silence: the answer does not wait for it.
+            // In the background, and in silence: the answer does not wait for it. Their connections live, and their times are
+            // learnt. Larger ones are read on by their hosts if little is left of them.
             tokio::spawn(timeout(DRAIN_MAX, running.for_each(|_| std::future::ready(()))));
         }
         done
@@ -419,14 +411,6 @@ impl<'a> Race<'a> {
             return Ok(std::mem::take(&mut self.won));
         }
         Err(Lost { have: self.won.len(), missing: self.missing.len(), late: self.late })
-    }
-}
-
-fn lateness(took: Duration, patience: Duration) -> Spare {
-    match took {
-        took if took < OVERDUE_MIN || took < patience * OVERDUE_FACTOR => Spare::Late,
-        took if took < HUNG_MIN => Spare::Overdue,
-        _ => Spare::Hung,
     }
 }
 
