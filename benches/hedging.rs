@@ -584,8 +584,10 @@ fn mixed(world: &World, seeds: &[u64], firsts: usize) {
     }
 }
 
+type Change = fn(&mut [Host]);
+
 /// What happens to all hosts in the middle of a run.
-const EVENTS: [(&str, fn(&mut [Host])); 4] = [
+const EVENTS: [(&str, Change); 4] = [
     ("nothing", |_| {}),
     ("all get 5 times slower", |hosts| hosts.iter_mut().for_each(|host| host.median_ms *= 5.0)),
     ("all get 100 times slower", |hosts| hosts.iter_mut().for_each(|host| host.median_ms *= 100.0)),

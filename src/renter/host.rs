@@ -704,11 +704,7 @@ impl Drop for Answering {
 }
 
 /// Joins an answer that says to have `len` bytes, of at most `max`; a single part is passed on as it is.
-async fn collect(
-    stream: BoxStream<'static, object_store::Result<Bytes>>,
-    len: u64,
-    max: u64,
-) -> Result<Bytes, HostError> {
+async fn collect(stream: BoxStream<'static, object_store::Result<Bytes>>, len: u64, max: u64) -> Result<Bytes, HostError> {
     let mut answer = Answering { stream, left_bytes: len };
     let mut first: Option<Bytes> = None;
     let mut joined = BytesMut::new();

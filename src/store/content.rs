@@ -26,6 +26,8 @@ use super::StoreError;
 pub const UNIT_BYTES: u64 = 1 << 20;
 /// One read of a short range, and the first read of every stream.
 pub const SMALL_UNIT_BYTES: u64 = 256 << 10;
+/// One read of several leaves that lie side by side: a unit, and what stands between them.
+pub const RUN_BYTES_MAX: u64 = UNIT_BYTES + (16 << 10);
 /// One read of index bytes: a few dozen nodes of a large folder.
 const PAGE_BYTES: u64 = 64 << 10;
 /// Of a pack that came whole: the interior nodes of some ten thousand files.
@@ -185,7 +187,7 @@ impl Contents {
         trace: &Arc<Trace>,
     ) -> Result<(Bytes, Proof), StoreError> {
         let (content, range) = (&extent.content, extent.start..extent.start + extent.length);
-        let slab = content.slab_of(&range).filter(|_| extent.length <= UNIT_BYTES && extent.length > 0);
+        let slab = content.slab_of(&range).filter(|_| extent.length <= RUN_BYTES_MAX && extent.length > 0);
         let Some((slab, in_slab)) = slab else {
             // All of it has to be there before a byte of it is right.
             let reads = self.cut(extent, 0..extent.length, Window::Later);
@@ -204,6 +206,17 @@ impl Contents {
         let body = self.joined_by(content, range, fetch, trace).await?;
         let proof = if proof.load(Ordering::Relaxed) { Proof::Given } else { Proof::Missing };
         Ok((body, proof))
+    }
+
+    /// All of an extent of at most [`RUN_BYTES_MAX`], in one read.
+    pub async fn run(&self, extent: &Extent, window: Window, trace: &Arc<Trace>) -> Result<Bytes, StoreError> {
+        debug_assert!(extent.length <= RUN_BYTES_MAX);
+        self.joined(&extent.content, extent.start..extent.start + extent.length, window, trace).await
+    }
+
+    /// Is all of an extent of at most one unit in memory?
+    pub fn holds(&self, extent: &Extent) -> bool {
+        self.keep && self.bodies.peek(&key(&extent.content, extent.start, &(0..extent.length))).is_some()
     }
 
     /// `range` of `extent` if it lies within one unit that is in memory.

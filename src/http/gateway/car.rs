@@ -189,7 +189,7 @@ fn chunks(
     let window_of = move |cid: &Cid| if *cid == root { Window::First } else { Window::Later };
     let told = {
         let state = (content.clone(), trace.clone(), walk);
-        stream::try_unfold(state, |(content, trace, mut walk)| async move {
+        stream::try_unfold(state, move |(content, trace, mut walk)| async move {
             loop {
                 match walk.step().map_err(store_error)? {
                     CarStep::End => return Ok(None),

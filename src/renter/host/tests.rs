@@ -307,14 +307,15 @@ async fn an_answer_dropped_with_little_left_is_read_to_its_end() {
     for (left, pause, drained) in rows {
         let taken = Arc::new(AtomicU64::new(0));
         let counter = taken.clone();
-        let parts = futures::stream::iter([(FIRST, GAP), (left / 2, GAP), (left - left / 2, GAP + pause)]).then(move |(len, gap)| {
-            let counter = counter.clone();
-            async move {
-                sleep(gap).await;
-                counter.fetch_add(len as u64, Relaxed);
-                Ok(bytes(len))
-            }
-        });
+        let parts =
+            futures::stream::iter([(FIRST, GAP), (left / 2, GAP), (left - left / 2, GAP + pause)]).then(move |(len, gap)| {
+                let counter = counter.clone();
+                async move {
+                    sleep(gap).await;
+                    counter.fetch_add(len as u64, Relaxed);
+                    Ok(bytes(len))
+                }
+            });
         let whole = (FIRST + left) as u64;
         // The first part is there, and nobody waits for the rest.
         assert!(timeout(GAP + GAP / 2, collect(parts.boxed(), whole, whole)).await.is_err());
