@@ -18,8 +18,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{StreamExt, stream::BoxStream};
 use object_store::{
-    CopyOptions, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, memory::InMemory, path::Path,
+    CopyOptions, GetOptions, GetRange, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    ObjectStoreExt, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, memory::InMemory, path::Path,
 };
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -67,6 +67,8 @@ struct SimStore {
     rng: Mutex<ChaCha8Rng>,
     calls: AtomicU64,
     read_bytes: AtomicU64,
+    /// Of ranges, whether or not they were answered.
+    asked_bytes: AtomicU64,
     running: AtomicU64,
 }
 
@@ -132,6 +134,9 @@ impl ObjectStore for SimStore {
     async fn get_opts(&self, path: &Path, options: GetOptions) -> Result<GetResult> {
         if path.as_ref() == MARKER_KEY {
             return if lock(&self.mood).dead { Err(lost()) } else { self.inner.get_opts(path, options).await };
+        }
+        if let Some(GetRange::Bounded(range)) = &options.range {
+            self.asked_bytes.fetch_add(range.end - range.start, Relaxed);
         }
         let _running = self.run();
         let is_corrupt = self.serve().await?;
@@ -214,6 +219,7 @@ impl World {
             rng: ChaCha8Rng::seed_from_u64(seed ^ (index + 1) << 32).into(),
             calls: 0.into(),
             read_bytes: 0.into(),
+            asked_bytes: 0.into(),
             running: 0.into(),
         };
         let stores: Vec<_> = (0..N as u64).map(|index| Arc::new(store(index))).collect();
@@ -298,6 +304,10 @@ impl World {
 
     fn read_bytes(&self) -> u64 {
         self.stores.iter().map(|store| store.read_bytes.load(Relaxed)).sum()
+    }
+
+    fn asked_bytes(&self) -> u64 {
+        self.stores.iter().map(|store| store.asked_bytes.load(Relaxed)).sum()
     }
 
     fn damages(&self, kind: DamageKind) -> Vec<Damage> {
@@ -833,6 +843,122 @@ fn hedging_cuts_the_tail_within_its_budget() {
         println!("seed {seed}: p50 {p50:?} p99 {p99:?} max {max:?}, bytes asked {asked:.3} of those wanted");
         assert!(p99 < p50 * 3 && max < Duration::from_millis(400), "p50 {p50:?} p99 {p99:?} max {max:?}");
         assert!(asked < 1.25, "{asked}");
+    });
+}
+
+/// Nobody is late here, so what is asked beyond the pieces needed is asked from the start.
+#[test]
+fn only_first_windows_ask_a_spare_from_the_start_and_its_loser_is_read_to_its_end() {
+    with_seeds(20, async |seed| {
+        let mut world = World::new(seed, Mood { sigma: 0.0, ..CALM }).await;
+        let content = world.content(300_000);
+        let slab = world.write_complete(&content).await;
+        let mut calls = world.calls();
+        for (window, expect) in [(Window::Later, 6), (Window::First, 7), (Window::Later, 6), (Window::First, 7)] {
+            let read = world.renter.read_slab(&slab, 0..slab.content_len, window, &Trace::default()).await;
+            assert!(read.expect("well") == content);
+            assert_eq!((world.calls() - calls, world.running()), (expect, expect - 6), "{window:?}");
+            sleep(Duration::from_millis(250)).await;
+            assert_eq!(world.running(), 0);
+            calls = world.calls();
+        }
+    });
+}
+
+/// The worst for a budget: at once every read is late, by all that is known of the hosts. Then one of them hangs as well.
+#[test]
+fn extra_bytes_keep_to_the_purse_when_all_hosts_slow_down_together_and_nobody_waits_for_one_that_hangs() {
+    const UNIT: u64 = 1 << 20;
+    const SMALL: u64 = 256 << 10;
+    /// What the purse may hold and owe at most.
+    const BURST: u64 = 36 << 20;
+    with_seeds(3, async |seed| {
+        let mut world = World::new(seed, Mood { sigma: 0.5, ..CALM }).await;
+        let mut content = vec![0; 2 << 20];
+        world.rng.fill(&mut content[..]);
+        let slab = world.write_complete(&content).await;
+        // Trees are known then: what is asked is pieces.
+        for _ in 0..20 {
+            world.read(&slab, 0..slab.content_len).await.expect("well");
+        }
+        let hung = world.some_hosts(1);
+        let (asked_before, mut needed, mut slowest) = (world.asked_bytes(), 0, Duration::ZERO);
+        for round in 0..1_000 {
+            match round {
+                300 => world.change(&Vec::from_iter(0..N), |mood| mood.median = Duration::from_millis(400)),
+                700 => world.change(&hung, |mood| mood.hang = 1.0),
+                _ => {}
+            }
+            // Whole grains of the pieces, so that what is needed is known here.
+            let (window, bytes) = if round % 8 == 0 { (Window::First, 6 * (SMALL / 8)) } else { (Window::Later, 6 * (UNIT / 8)) };
+            let start = world.rng.random_range(0..=(slab.content_len - bytes) / (6 * 4096)) * 6 * 4096;
+            let began = Instant::now();
+            let read = world.renter.read_slab(&slab, start..start + bytes, window, &Trace::default()).await;
+            assert!(read.expect("eight are well") == content[start as usize..(start + bytes) as usize]);
+            slowest = slowest.max(began.elapsed());
+            needed += bytes;
+        }
+        let extra = world.asked_bytes() - asked_before - needed;
+        println!("seed {seed}: {:.2} % extra of {} MiB, slowest {slowest:?}", extra as f64 * 100.0 / needed as f64, needed >> 20);
+        assert!(extra <= needed / 20 + BURST, "{extra} of {needed}");
+        assert!(slowest < Duration::from_secs(6), "{slowest:?}");
+    });
+}
+
+#[test]
+fn a_host_once_slow_is_tried_again_and_chosen_when_it_is_quick() {
+    with_seeds(5, async |seed| {
+        let mut world = World::new(seed, Mood { sigma: 0.2, ..CALM }).await;
+        let content = world.content(100_000);
+        let slab = world.write_complete(&content).await;
+        let once_slow = world.some_hosts(1);
+        world.change(&once_slow, |mood| mood.median = Duration::from_secs(1));
+        let calls = |world: &World| world.stores[once_slow[0]].calls.load(Relaxed);
+        let read_for = async |world: &World, minutes: u64| {
+            let before = calls(world);
+            for _ in 0..minutes * 60 {
+                world.read(&slab, 0..slab.content_len).await.expect("eight are well");
+                sleep(Duration::from_secs(1)).await;
+            }
+            calls(world) - before
+        };
+        read_for(&world, 2).await;
+        // While it is slow it is looked at now and then.
+        let looks = read_for(&world, 10).await;
+        assert!((1..=120).contains(&looks), "{looks} calls in ten minutes");
+        world.change(&once_slow, |mood| mood.median = Duration::from_millis(5));
+        read_for(&world, 30).await;
+        let chosen = read_for(&world, 2).await;
+        assert!(chosen >= 110, "the quickest of nine was asked in {chosen} of 120 reads");
+    });
+}
+
+#[test]
+fn a_base_sector_is_asked_of_one_host_and_of_another_when_it_is_late() {
+    with_seeds(20, async |seed| {
+        let mut world = World::new(seed, Mood { sigma: 0.0, ..CALM }).await;
+        let content = world.content(50_000);
+        let object = build_object(&content, 0, 0, 1);
+        world.renter.write_base(object.clone()).await.expect("well").complete().await;
+        let read = async |world: &World| {
+            let calls = world.calls();
+            let began = Instant::now();
+            let range = 0..content.len() as u32;
+            let read = world.renter.read_sector(&object.root, Expect::default(), range, &Trace::default()).await;
+            assert!(read.expect("copies are left")[..] == content);
+            (world.calls() - calls, began.elapsed())
+        };
+        for _ in 0..20 {
+            assert_eq!(read(&world).await.0, 1);
+        }
+        // The one that is asked first hangs.
+        let before: Vec<u64> = world.stores.iter().map(|store| store.calls.load(Relaxed)).collect();
+        read(&world).await;
+        let first = (0..N).find(|host| world.stores[*host].calls.load(Relaxed) > before[*host]).expect("one was asked");
+        world.change(&[first], |mood| mood.hang = 1.0);
+        let (calls, took) = read(&world).await;
+        assert_eq!(calls, 2, "one more, not all");
+        assert!(took < Duration::from_millis(200), "{took:?}");
     });
 }
 
