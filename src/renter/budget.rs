@@ -20,14 +20,17 @@ const BYTES_PERCENT: i64 = 5;
 const REQUESTS_PERCENT: i64 = 15;
 /// Of the bytes of first windows: their delay is what a person sees, and they are few bytes.
 const FIRST_PERCENT: i64 = 30;
-/// What shares add up to: a little less than what is earned, for what they reckon wrong.
+/// What shares add up to while the purse is three quarters full: a little less than what is earned, for what they reckon wrong. With
+/// more or less in it they add up to more or less ([`SHARE_TILT`]), and so in the end to what is earned.
 const BYTES_SHARE: f64 = 0.047;
 const REQUESTS_SHARE: f64 = 0.14;
-const FIRST_SHARE: f64 = 0.30;
+const SHARE_TILT: f64 = 0.25;
+/// A hundredth is left for the few that are late in spite of their spares.
+const FIRST_SHARE: f64 = 0.297;
 /// A later window has this, if there is enough.
 const LATER_SHARE: f64 = 0.045;
 /// And never less: below it a late answer is waited for longer than it helps anybody else (`docs/hedging.md`).
-const LATER_SHARE_MIN: f64 = 0.03;
+const LATER_SHARE_MIN: f64 = 0.027;
 /// What the purse holds at most, and at the start: one slab's worth, so that a burst of slow reads can be hedged, but a
 /// long quiet time does not buy a storm.
 const BURST_BYTES: i64 = 24 << 20;
@@ -38,6 +41,9 @@ const LATELY_BYTES: u64 = 1 << 30;
 const LATELY_REQUESTS: u64 = 1 << 16;
 /// Before anything is known: one byte in sixteen is of a first window.
 const FIRST_PART_ASSUMED: u64 = 16;
+
+/// Multiples of it are spread evenly between whole numbers, whatever their count.
+const GOLDEN: f64 = 0.618_033_988_749_895;
 
 /// Bytes and requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -54,6 +60,7 @@ pub struct Purse {
     first: Account,
     lately_bytes: Lately,
     lately_requests: Lately,
+    reads: AtomicU64,
 }
 
 impl Default for Purse {
@@ -64,6 +71,7 @@ impl Default for Purse {
             first: Account::new(FIRST_PERCENT, BURST_BYTES),
             lately_bytes: Lately::new(LATELY_BYTES),
             lately_requests: Lately::new(LATELY_REQUESTS),
+            reads: 0.into(),
         }
     }
 }
@@ -79,12 +87,14 @@ impl Purse {
         }
         let first_bytes = self.lately_bytes.add(needed.bytes, first);
         let first_requests = self.lately_requests.add(needed.requests, first);
+        let (bytes, requests) = (BYTES_SHARE * self.bytes.tilt(), REQUESTS_SHARE * self.requests.tilt());
         let most = |all: f64, later: f64, part: f64| ((all - (1.0 - part) * later) / part).max(LATER_SHARE_MIN);
-        let of_first =
-            most(BYTES_SHARE, LATER_SHARE_MIN, first_bytes).min(most(REQUESTS_SHARE, LATER_SHARE, first_requests)).min(FIRST_SHARE);
-        let later = (BYTES_SHARE - first_bytes * of_first) / (1.0 - first_bytes).max(f64::EPSILON);
+        let of_first = most(bytes, LATER_SHARE_MIN, first_bytes).min(most(requests, LATER_SHARE, first_requests));
+        let of_first = of_first.min(FIRST_SHARE);
+        let later = (bytes - first_bytes * of_first) / (1.0 - first_bytes).max(f64::EPSILON);
         let later = later.clamp(LATER_SHARE_MIN, LATER_SHARE);
-        Share { own: if first { of_first } else { later }, later }
+        let read = self.reads.fetch_add(u64::from(first), Relaxed);
+        Share { own: if first { of_first } else { later }, later, turn: (read as f64 * GOLDEN).fract() }
     }
 
     /// May this read ask one spare more? If so, it is paid.
@@ -117,6 +127,12 @@ struct Account {
 impl Account {
     fn new(percent: i64, burst: i64) -> Account {
         Account { level: (burst * 100).into(), percent, most: burst * 100 }
+    }
+
+    /// What the shares are to be multiplied with, by how full it is.
+    fn tilt(&self) -> f64 {
+        let fill = self.level.load(Relaxed) as f64 / self.most as f64;
+        1.0 + SHARE_TILT * (4.0 * fill - 3.0).clamp(-1.0, 1.0)
     }
 
     fn earn(&self, amount: u64) {
@@ -301,11 +317,11 @@ mod tests {
             assert!((later.0..=later.1).contains(&share.later), "one in {first_every}: {share:?}");
         };
         // Few first windows: all that they may have, and later ones nearly what they want.
-        check(16, (0.30, 0.30), (0.03, 0.045));
-        // Nothing else: what everybody has.
-        check(1, (0.04, 0.05), (0.03, 0.045));
+        check(16, (0.297, 0.297), (0.027, 0.045));
+        // Nothing else: what everybody has, and what the full purse of this test gives besides.
+        check(1, (0.04, 0.06), (0.027, 0.045));
         // In between: what the others leave.
-        check(2, (0.08, 0.20), (0.03, 0.031));
+        check(2, (0.10, 0.25), (0.027, 0.028));
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //!
 //! The first window of a reply may spend more. Nothing that is learnt while it runs comes early enough to bring its slowest
 //! thousandth near what can be had at all, so it asks [`Plan::eager`] hosts more from the start, and its deadline is for what
-//! hangs. Eager spares beyond whole ones bring nothing: what is left of its share makes the deadline earlier.
+//! hangs.
 //!
 //! Compared on the same seeded traces (`benches/hedging.rs`, tables in `docs/hedging.md`) with k only, fixed spares, a spare
 //! at each host's own p95, and a deadline at a fixed factor of the slowest host's p90.
@@ -30,6 +30,8 @@ const OVERDUE_FACTOR: u32 = 3;
 const OVERDUE_MIN: Duration = Duration::from_millis(100);
 /// And after this it gets its spares whatever the purse says: waiting for a hung host is never right.
 const HUNG_MIN: Duration = Duration::from_secs(2);
+/// With fewer spares from the start than this a deadline that passes is the usual end of the slowest reads.
+const WHOLE_SPARES_FEW: usize = 2;
 /// Pieces missing when a deadline passes, on the average: what spares cost is reckoned with it.
 const MISSING_MEAN: f64 = 1.15;
 /// With a later deadline little is gained, with an earlier one much is spent on reads that end by themselves.
@@ -69,23 +71,26 @@ pub struct Share {
     pub own: f64,
     /// What a later window may spend just now.
     pub later: f64,
+    /// Evenly spread from zero to one over the reads: whose turn it is to have the part of a spare that a share leaves.
+    pub turn: f64,
 }
 
 /// For a read of `need` pieces. `take` asks the purse for one spare more from the start.
 pub fn plan(window: Window, need: usize, share: Share, mut take: impl FnMut() -> bool) -> Plan {
     let requests = share.own * need as f64;
-    let wished = if window == Window::First { eager_spares(need, share.own) } else { 0 };
+    // Of a base sector none: twice the bytes for each read would be paid for the one that hangs.
+    let whole = if window == Window::First && need > 1 { requests.floor() } else { 0.0 };
+    // What is left of the share makes the deadline earlier, unless there are so many spares that hardly a deadline passes: then
+    // some reads have one more.
+    let left = requests - whole;
+    let (wished, left) = match whole as usize {
+        whole if whole < WHOLE_SPARES_FEW => (whole, left),
+        whole => (whole + usize::from(share.turn < left), 0.0),
+    };
     let eager = (0..wished).take_while(|_| take()).count();
     // What was refused is not spent in another way: the purse is low, and a later window's deadline is what it keeps money for.
-    let instead = if eager < wished { share.later * need as f64 } else { 0.0 };
-    let late = (requests - wished as f64).max(instead);
+    let late = if eager < wished { left.max(share.later * need as f64) } else { left };
     Plan { eager, in_time: (1.0 - late / late_spares(need, MISSING_MEAN)).clamp(IN_TIME_MIN, IN_TIME_MAX) }
-}
-
-/// Whole spares in a share. Of a base sector none: twice the bytes for each read would be paid for the one that hangs.
-fn eager_spares(need: usize, share: f64) -> usize {
-    const ROUNDING: f64 = 1e-6;
-    if need == 1 { 0 } else { (share * need as f64 + ROUNDING) as usize }
 }
 
 /// Spares at a deadline with so many pieces missing: one more, for with none a spare that is late itself costs another
@@ -154,7 +159,8 @@ mod tests {
             (First, 6, 0.30, 9, 1, IN_TIME_MIN),
             (First, 10, 0.30, 9, 3, IN_TIME_MAX),
             // Less.
-            (First, 10, 0.25, 9, 2, 0.767),
+            (First, 10, 0.27, 9, 3, IN_TIME_MAX),
+            (First, 10, 0.25, 9, 2, IN_TIME_MAX),
             (First, 10, 0.12, 9, 1, 0.907),
             (First, 10, 0.05, 9, 0, 0.767),
             // The purse has no more at hand.
@@ -168,7 +174,7 @@ mod tests {
                 left -= 1;
                 left >= 0
             };
-            let plan = plan(window, need, Share { own, later: 0.045 }, take);
+            let plan = plan(window, need, Share { own, later: 0.045, turn: 0.6 }, take);
             let share = own;
             assert_eq!(plan.eager, eager, "{window:?} {need} {share}");
             assert!((plan.in_time - in_time).abs() < 0.01, "{window:?} {need} {share}: {plan:?}");
