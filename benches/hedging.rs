@@ -278,6 +278,10 @@ fn read(learnt: &mut Learnt, answers: &[f64], ask: &Ask, policy: Policy) -> (f64
         |learnt: &Learnt, read: &Read<'_>| read.asked.iter().map(|(host, _)| learnt.spread(*host)).collect::<Vec<Spread>>();
     let deadline =
         |spreads: &[Spread], chance: f64| policy::deadline(spreads, ask.need, chance, Duration::ZERO).as_secs_f64() * 1e3;
+    let needed = Cost { bytes: ask.piece_bytes * ask.need as u64, requests: ask.need as u64 };
+    let window = if policy == Policy::Program && ask.need > 1 { ask.window } else { Window::Later };
+    // The others look at hosts that nobody chose out of the same purse, which nobody else empties.
+    let share = learnt.purse.begin(window, needed);
     match policy {
         Policy::NeedOnly | Policy::More(_) => explore(learnt, &mut read),
         Policy::OwnP95 => {
@@ -308,11 +312,7 @@ fn read(learnt: &mut Learnt, answers: &[f64], ask: &Ask, policy: Policy) -> (f64
             read.hedge(at, |missing| missing + more, pay);
         }
         Policy::Program | Policy::ProgramUntold => {
-            let told = policy == Policy::Program && ask.need > 1;
-            let window = if told { ask.window } else { Window::Later };
             let piece = Cost { bytes: ask.piece_bytes, requests: 1 };
-            let needed = Cost { bytes: ask.piece_bytes * ask.need as u64, requests: ask.need as u64 };
-            let share = learnt.purse.begin(window, needed);
             let plan = policy::plan(window, ask.need, share, || {
                 let paid = !read.waiting.is_empty() && learnt.purse.spend(window, Spare::Eager, piece);
                 if paid {
@@ -338,7 +338,10 @@ fn read(learnt: &mut Learnt, answers: &[f64], ask: &Ask, policy: Policy) -> (f64
 /// One more at the start: a host that nobody has asked for long.
 fn explore(learnt: &mut Learnt, read: &mut Read<'_>) {
     let stale = |host: &usize| learnt.explored[*host].elapsed() >= EXPLORE_EVERY && learnt.quantiles(*host).1 < 1.0;
-    if let Some(at) = read.waiting.iter().position(stale) {
+    let cost = Cost { bytes: read.ask.piece_bytes, requests: 1 };
+    if let Some(at) = read.waiting.iter().position(stale)
+        && learnt.purse.spend(Window::Later, Spare::Eager, cost)
+    {
         let host = read.waiting.remove(at);
         learnt.explored[host] = Instant::now();
         read.asked.push((host, 0.0));
