@@ -227,7 +227,10 @@ impl Store {
         trace: &Arc<Trace>,
     ) -> Result<Vec<Bytes>, StoreError> {
         let (data, size) = match parse_node(&leaf.cid, block)? {
-            TreeNode::Raw(data) => (data.clone(), data.len() as u64),
+            TreeNode::Raw(data) => {
+                let size = data.len() as u64;
+                (data, size)
+            }
             TreeNode::File(node) if !node.children.is_empty() && node.size == leaf.data_bytes => {
                 return self.below(leaf, node, wanted, trace).await;
             }
