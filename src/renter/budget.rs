@@ -31,8 +31,8 @@ const FIRST_SHARE: f64 = 0.297;
 const LATER_SHARE: f64 = 0.045;
 /// And never less: below it a late answer is waited for longer than it helps anybody else (`docs/hedging.md`).
 const LATER_SHARE_MIN: f64 = 0.027;
-/// What the purse holds at most, and at the start: one slab's worth, so that a burst of slow reads can be hedged, but a
-/// long quiet time does not buy a storm.
+/// What the purse holds at most: one slab's worth, so that a burst of slow reads can be hedged, but a long quiet time does not
+/// buy a storm. It begins with three quarters, about what is in it while shares and earnings keep each other in balance.
 const BURST_BYTES: i64 = 24 << 20;
 /// The same in requests, of pieces of some 24 KiB.
 const BURST_REQUESTS: i64 = 1_000;
@@ -126,7 +126,7 @@ struct Account {
 
 impl Account {
     fn new(percent: i64, burst: i64) -> Account {
-        Account { level: (burst * 100).into(), percent, most: burst * 100 }
+        Account { level: (burst * 75).into(), percent, most: burst * 100 }
     }
 
     /// What the shares are to be multiplied with, by how full it is.
@@ -329,7 +329,7 @@ mod tests {
         let purse = Purse::default();
         let cost = Cost { bytes: 1 << 20, requests: 1 };
         let spend = |spare| (0..1_000).take_while(|_| purse.spend(Window::Later, spare, cost)).count();
-        assert_eq!([Spare::Eager, Spare::Late, Spare::Overdue].map(spend), [12, 12, 12]);
+        assert_eq!([Spare::Eager, Spare::Late, Spare::Overdue].map(spend), [6, 12, 12]);
         assert!(purse.spend(Window::Later, Spare::Hung, cost), "a hung host is never waited for");
         // Debts are paid first.
         for _ in 0..13 * 20 - 1 {
