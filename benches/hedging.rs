@@ -173,6 +173,8 @@ struct Learnt {
     latency: Vec<Latency>,
     /// When each host was asked only to see how it is.
     explored: Vec<Instant>,
+    /// Reads of each that were given up after unusually long, none answered between them.
+    unanswered: Vec<u32>,
     budget: f64,
     purse: Purse,
 }
@@ -184,7 +186,13 @@ fn ms(ms: f64) -> Duration {
 impl Learnt {
     fn new(hosts: usize) -> Learnt {
         let latency = (0..hosts).map(|_| Latency::new()).collect();
-        Learnt { latency, explored: vec![Instant::now(); hosts], budget: BURST, purse: Purse::default() }
+        Learnt {
+            latency,
+            explored: vec![Instant::now(); hosts],
+            unanswered: vec![0; hosts],
+            budget: BURST,
+            purse: Purse::default(),
+        }
     }
 
     fn spread(&self, host: usize) -> Spread {
@@ -204,13 +212,19 @@ impl Learnt {
     }
 
     /// Answers that came are known; of those given up it is known that they took longer. Small losers are read to their end.
-    fn learn(&self, read: &Read<'_>, end: f64) {
+    fn learn(&mut self, read: &Read<'_>, end: f64) {
         let patience = if read.ask.piece_bytes <= DRAIN_MAX_BYTES { DRAIN_MAX_MS } else { 0.0 };
         for (host, at) in read.asked.iter().filter(|(_, at)| *at <= end) {
             let (took, given_up) = (read.answers[*host], end + patience - at);
             match took <= given_up {
-                true => self.latency[*host].add(Operation::Get, SizeClass::Small, ms(took)),
-                false => self.latency[*host].add_given_up(Operation::Get, SizeClass::Small, ms(given_up)),
+                true => {
+                    self.latency[*host].add(Operation::Get, SizeClass::Small, ms(took));
+                    self.unanswered[*host] = 0;
+                }
+                false => {
+                    let is_long = self.latency[*host].add_given_up(Operation::Get, SizeClass::Small, ms(given_up));
+                    self.unanswered[*host] += u32::from(is_long);
+                }
             }
         }
     }
@@ -267,8 +281,11 @@ impl Read<'_> {
 fn read(learnt: &mut Learnt, answers: &[f64], ask: &Ask, policy: Policy) -> (f64, Cost) {
     let known: BTreeMap<usize, _> = ask.candidates.iter().map(|host| (*host, learnt.quantiles(*host))).collect();
     let mut order = ask.candidates.clone();
-    // As the program chooses: what rests on less than one recent sample fades.
-    let cost = |host: &usize| known[host].0.0 * if known[host].1 > 0.0 { f64::from(known[host].1.min(1.0)) } else { 1.0 };
+    // As the program chooses: what rests on less than one recent sample fades, what does not answer is suspicious.
+    let cost = |host: &usize| {
+        let fade = if known[host].1 > 0.0 { f64::from(known[host].1.min(1.0)) } else { 1.0 };
+        known[host].0.0 * fade * policy::suspicion(learnt.unanswered[*host])
+    };
     order.sort_by(|one, other| cost(one).total_cmp(&cost(other)));
     learnt.budget = (learnt.budget + 0.05 * ask.need as f64).min(BURST);
     let more = if let Policy::More(more) = policy { more } else { 0 };
@@ -337,7 +354,9 @@ fn read(learnt: &mut Learnt, answers: &[f64], ask: &Ask, policy: Policy) -> (f64
 
 /// One more at the start: a host that nobody has asked for long.
 fn explore(learnt: &mut Learnt, read: &mut Read<'_>) {
-    let stale = |host: &usize| learnt.explored[*host].elapsed() >= EXPLORE_EVERY && learnt.quantiles(*host).1 < 1.0;
+    let stale = |host: &usize| {
+        learnt.explored[*host].elapsed() >= EXPLORE_EVERY && (learnt.quantiles(*host).1 < 1.0 || learnt.unanswered[*host] > 1)
+    };
     let cost = Cost { bytes: read.ask.piece_bytes, requests: 1 };
     if let Some(at) = read.waiting.iter().position(stale)
         && learnt.purse.spend(Window::Later, Spare::Eager, cost)

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::{
     host::{Host, HostState, Operation, Prediction, SizeClass, Spread},
-    lock,
+    lock, policy,
 };
 
 /// What an unknown host is taken for, so that the first reads neither hedge at once nor wait for seconds.
@@ -62,12 +62,13 @@ impl Forecast {
         host.spread(Operation::Get, SizeClass::of(bytes)).unwrap_or_else(|| Spread::assumed(UNKNOWN.p50, UNKNOWN.p95))
     }
 
-    /// Is it time to see how this host is? Nobody has asked it for such answers lately.
+    /// Is it time to see how this host is? Nobody has asked it for such answers lately, or it did not answer.
     pub(super) fn is_stale(&self, host: &Host, bytes: u64) -> bool {
         let class = SizeClass::of(bytes);
         bytes <= EXPLORE_BYTES_MAX
             && lock(&self.explored)[class as usize].elapsed() >= EXPLORE_EVERY
-            && host.predict(Operation::Get, class).is_none_or(|known| known.weight < 1.0)
+            && (host.predict(Operation::Get, class).is_none_or(|known| known.weight < 1.0)
+                || policy::suspicion(host.unanswered_in_a_row()) > 1.0)
             && !matches!(host.state(), HostState::Down { .. })
     }
 
@@ -79,7 +80,7 @@ impl Forecast {
     /// For choosing hosts: the median in seconds, made worse by load and failures.
     pub(super) fn cost_s(&self, host: &Host, bytes: u64) -> f64 {
         let predicted = host.predict(Operation::Get, SizeClass::of(bytes)).unwrap_or(UNKNOWN);
-        self.weigh(predicted, host.in_flight())
+        self.weigh(predicted, host.in_flight()) * policy::suspicion(host.unanswered_in_a_row())
     }
 
     fn weigh(&self, predicted: Prediction, in_flight: u32) -> f64 {

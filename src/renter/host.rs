@@ -260,6 +260,8 @@ struct Inner {
     wrong_pieces: AtomicU64,
     in_flight: AtomicU32,
     failures_in_a_row: AtomicU32,
+    /// Gets given up after unusually long, none answered between them.
+    unanswered_in_a_row: AtomicU32,
     went_down: Notify,
 }
 
@@ -285,6 +287,7 @@ impl Host {
             wrong_pieces: AtomicU64::new(0),
             in_flight: AtomicU32::new(0),
             failures_in_a_row: AtomicU32::new(0),
+            unanswered_in_a_row: AtomicU32::new(0),
             went_down: Notify::new(),
         }))
     }
@@ -397,6 +400,11 @@ impl Host {
     /// How its times are spread; `None` if there was no call of its kind yet.
     pub fn spread(&self, operation: Operation, size: SizeClass) -> Option<Spread> {
         self.0.latency.spread(operation, size)
+    }
+
+    /// Reads that were given up after unusually long since it last answered one: many of them, and it hangs.
+    pub fn unanswered_in_a_row(&self) -> u32 {
+        self.0.unanswered_in_a_row.load(Relaxed)
     }
 
     /// Calls under way.
@@ -659,6 +667,9 @@ impl Call<'_> {
         if matches!(result, Ok(_) | Err(HostError::NotFound | HostError::TimedOut)) {
             self.host.latency.add(self.operation, size, self.started.elapsed());
         }
+        if matches!(result, Ok(_) | Err(HostError::NotFound)) && self.operation == Operation::Get {
+            self.host.unanswered_in_a_row.store(0, Relaxed);
+        }
         self.host.ended(self.operation, result.as_ref().err());
     }
 }
@@ -666,8 +677,12 @@ impl Call<'_> {
 impl Drop for Call<'_> {
     fn drop(&mut self) {
         self.host.in_flight.fetch_sub(1, Relaxed);
-        if !self.ended {
-            self.host.latency.add_given_up(self.operation, self.size, self.started.elapsed());
+        if self.ended {
+            return;
+        }
+        let is_long = self.host.latency.add_given_up(self.operation, self.size, self.started.elapsed());
+        if is_long && self.operation == Operation::Get {
+            self.host.unanswered_in_a_row.fetch_add(1, Relaxed);
         }
     }
 }

@@ -65,6 +65,18 @@ pub enum Spare {
     Hung,
 }
 
+/// Some calls in a hundred take unusually long on any host; so many of them in a row do not happen by chance, even at a
+/// thousand reads a second.
+const SUSPICIOUS_MIN: u32 = 4;
+/// Slower than any healthy host looks, and few enough doublings to stay a number.
+const SUSPICION_MAX: u32 = 12;
+
+/// How much slower a host is taken for that has left so many reads in a row unanswered. Thousands of samples from before
+/// it hung say that it is quick, and a purse is empty long before they are outweighed.
+pub fn suspicion(unanswered_in_a_row: u32) -> f64 {
+    if unanswered_in_a_row < SUSPICIOUS_MIN { 1.0 } else { f64::from(1 << unanswered_in_a_row.min(SUSPICION_MAX)) }
+}
+
 /// What a read may spend on spares, of what it needs.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Share {
@@ -198,6 +210,11 @@ mod tests {
         for (took, patience, expect) in rows {
             assert_eq!(lateness(Duration::from_millis(took), Duration::from_millis(patience)), expect, "{took} {patience}");
         }
+    }
+
+    #[test]
+    fn suspicion_grows() {
+        assert_eq!([0, 1, 3, 4, 6, 1_000].map(suspicion), [1.0, 1.0, 1.0, 16.0, 64.0, 4096.0]);
     }
 
     #[test]

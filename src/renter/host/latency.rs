@@ -110,6 +110,8 @@ const ASSUMED_DEVIATIONS: [f64; 20] = [
     1.96,
 ];
 
+/// Of all calls this part takes no longer than usual.
+const LONG_SHARE: f32 = 0.95;
 /// A sample counts half after this time: a host that got slow is known within a minute, and one quiet minute does not forget it.
 const HALF_LIFE: Duration = Duration::from_secs(60);
 /// Four buckets an octave: a quantile is off by at most 19 %.
@@ -143,8 +145,13 @@ impl Latency {
 
     /// A call was given up after `took`: it would have taken longer, nobody knows how much. It counts as what the calls that took
     /// longer took, each for its part; as `took` if there were none.
-    pub fn add_given_up(&self, operation: Operation, size: SizeClass, took: Duration) {
-        self.cell(operation, size).add_given_up(Instant::now(), took);
+    ///
+    /// Says whether that was unusually long.
+    pub fn add_given_up(&self, operation: Operation, size: SizeClass, took: Duration) -> bool {
+        let mut cell = self.cell(operation, size);
+        let is_long = cell.quantile(LONG_SHARE).is_some_and(|long| took > long);
+        cell.add_given_up(Instant::now(), took);
+        is_long
     }
 
     pub fn predict(&self, operation: Operation, size: SizeClass) -> Option<Prediction> {
