@@ -355,7 +355,8 @@ fn read(learnt: &mut Learnt, answers: &[f64], ask: &Ask, policy: Policy) -> (f64
 /// One more at the start: a host that nobody has asked for long.
 fn explore(learnt: &mut Learnt, read: &mut Read<'_>) {
     let stale = |host: &usize| {
-        learnt.explored[*host].elapsed() >= EXPLORE_EVERY && (learnt.quantiles(*host).1 < 1.0 || learnt.unanswered[*host] > 1)
+        learnt.explored[*host].elapsed() >= EXPLORE_EVERY
+            && (learnt.quantiles(*host).1 < 1.0 || policy::suspicion(learnt.unanswered[*host]) > 1.0)
     };
     let cost = Cost { bytes: read.ask.piece_bytes, requests: 1 };
     if let Some(at) = read.waiting.iter().position(stale)
