@@ -28,6 +28,8 @@ const READS: usize = 100_000;
 const WARM_UP_PART: usize = 10;
 const SEED_COUNT: u64 = 5;
 const SEED_FIRST: u64 = 101;
+/// In a mix so many of these are first windows out of slabs: for each of them some fifty other reads are made.
+const FIRST_PART: usize = 4;
 /// Between the beginnings of two reads.
 const PACE: Duration = Duration::from_millis(10);
 /// Nobody waits longer than the program's own reads do.
@@ -566,6 +568,7 @@ fn run_mix(world: &World, mix: Mix, hosts: &[Host], seed: u64, firsts: usize, po
 
 fn mixed(world: &World, seeds: &[u64], firsts: usize) {
     println!("\n### A mix of replies, {}\n", world.name);
+    println!("{firsts} first windows of each seed. Extras are those of the worst seed.\n");
     println!(
         "| ranges, streams | policy | extra bytes | extra requests | extra of first windows | p50 / bound's | p999 / bound's | of the worst seed | later windows' p999 / bound's | small files' |"
     );
@@ -623,6 +626,7 @@ const EVENTS: [(&str, Change); 4] = [
 /// Something happens at the middle: what the second half costs, and how it does.
 fn eventful(world: &World, seeds: &[u64], reads: usize) {
     println!("\n### In mid-run, {}\n", world.name);
+    println!("{reads} reads of each seed before it and after. Extras and p50 are those of the worst seed.\n");
     println!("| what happens | extra bytes of the half after it | p50 / of the best {} known | p999 / bound's |", world.need);
     println!("|---|---|---|---|");
     for (name, event) in EVENTS {
@@ -679,7 +683,7 @@ fn main() {
         [&NINE, &THIRTY, &SIX_OF_NINE].into_iter().for_each(|world| compare(world, &seeds, reads, &mut frontier));
     }
     if value_of("--only").is_none_or(|only| only == "mixed") {
-        [&THIRTY, &NINE].into_iter().for_each(|world| mixed(world, &seeds, reads));
+        [&THIRTY, &NINE].into_iter().for_each(|world| mixed(world, &seeds, reads / FIRST_PART));
     }
     if value_of("--only").is_none_or(|only| only == "events") {
         [&THIRTY, &NINE].into_iter().for_each(|world| eventful(world, &seeds, reads));
