@@ -1,32 +1,49 @@
-//! When to ask for spares, and how many: policies compared on the same seeded traces, without a clock.
+//! When to ask for spares, and how many: policies compared on the same seeded traces, under a paused clock.
 //!
-//! `cargo bench --bench hedging [-- --reads N] [--svg FILE]` prints the tables of `docs/hedging.md`; `--svg` draws the frontier.
+//! `cargo bench --bench hedging [-- --reads N] [--seeds FROM] [--svg FILE]` prints the tables of `docs/hedging.md`; `--svg`
+//! draws the frontier.
 //!
 //! The model: each host has a median of 20 ms x log-normal(0, 0.4), each answer that x log-normal(0, 0.3), and one answer in a
-//! hundred is 5 to 50 times slower. Answers are drawn before the policy acts and from a seed that it cannot see; what a read
-//! learns are the times of the requests it made, no more. The bound is computed by code of its own: it asks every host and takes
-//! the `need`-th answer. A request counts as soon as it is sent, whether or not its answer was waited for.
+//! hundred is 5 to 50 times slower. A hundred reads begin a second. Answers are drawn before the policy acts and from a seed
+//! that it cannot see; what a read learns are the times of the requests it made, and of those it gave up that they took longer.
+//! The bound is computed by code of its own: it asks every host and takes the `need`-th answer. A request counts as soon as it is
+//! sent, with all of its bytes, whether or not its answer was waited for.
 //!
-//! The policy named `reckoned` is the program's own code (`renter::policy`, `renter::host::Latency`).
+//! What is called the program's is its own code (`renter::policy`, `renter::budget`, `renter::host::Latency`); the race around it
+//! is written again here, for it has to be told what the answers are.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use skygate::renter::Window;
+use skygate::renter::budget::{Cost, Purse};
 use skygate::renter::host::{Latency, Operation, SizeClass, Spread};
-use skygate::renter::policy;
+use skygate::renter::policy::{self, Spare};
+use tokio::time::Instant;
 
-/// Reads of each figure, unless said otherwise. The first [`WARM_UP`] teach, and are not counted.
+/// Reads of each figure, over all seeds. Those of the first [`WARM_UP_PART`] teach, and are not counted.
 const READS: usize = 100_000;
-const WARM_UP: usize = 2_000;
-const SEEDS: [u64; 3] = [1, 2, 3];
+const WARM_UP_PART: usize = 10;
+const SEED_COUNT: u64 = 5;
+const SEED_FIRST: u64 = 101;
+/// In a mix so many of these are first windows out of slabs: for each of them some fifty other reads are made.
+const FIRST_PART: usize = 4;
+/// Between the beginnings of two reads.
+const PACE: Duration = Duration::from_millis(10);
 /// Nobody waits longer than the program's own reads do.
 const READ_MAX_MS: f64 = 30_000.0;
-/// One read in so many asks one host more: the one that was not asked for longest.
-const EXPLORE_EVERY: u32 = 100;
-/// What the budget of spares holds, in requests: a slab's worth of pieces.
+/// What the budget of the other policies holds, in requests: a slab's worth of pieces.
 const BURST: f64 = 40.0;
+/// As in `renter::forecast`: a host that nobody chose is asked once a minute.
+const EXPLORE_EVERY: Duration = Duration::from_secs(60);
+/// As in `renter::read`: losers that want no more than this are read to their end, for so long.
+const DRAIN_MAX_BYTES: u64 = 64 << 10;
+const DRAIN_MAX_MS: f64 = 250.0;
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
 
 /// One host of the model.
 #[derive(Clone)]
@@ -37,21 +54,24 @@ struct Host {
 }
 
 /// A set of hosts, and what a read wants of them.
+#[derive(Clone, Copy)]
 struct World {
     name: &'static str,
     hosts: usize,
     need: usize,
+    /// Of a base sector.
+    copies: usize,
     slow: usize,
     dead: usize,
 }
 
-const WORLDS: [World; 3] = [
-    World { name: "9 hosts, need 6, all well", hosts: 9, need: 6, slow: 0, dead: 0 },
-    World { name: "30 hosts, need 10, two slow by 1 s, one dead", hosts: 30, need: 10, slow: 2, dead: 1 },
-    World { name: "9 hosts, need 6, two slow by 1 s, one dead: exactly 6 good", hosts: 9, need: 6, slow: 2, dead: 1 },
-];
+const NINE: World = World { name: "9 hosts, need 6, all well", hosts: 9, need: 6, copies: 4, slow: 0, dead: 0 };
+const THIRTY: World =
+    World { name: "30 hosts, need 10, two slow by 1 s, one dead", hosts: 30, need: 10, copies: 10, slow: 2, dead: 1 };
+const SIX_OF_NINE: World =
+    World { name: "9 hosts, need 6, two slow by 1 s, one dead: exactly 6 good", hosts: 9, need: 6, copies: 4, slow: 2, dead: 1 };
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 enum Policy {
     /// Nobody is asked twice.
     NeedOnly,
@@ -63,26 +83,28 @@ enum Policy {
     Factor(f64),
     /// One deadline, reckoned from all spreads at this chance; then missing + this.
     Chance(f64, usize),
-    /// The program's own: the chance follows from the budget.
-    Reckoned,
+    /// The program's own: chance and spares from the start follow from the purse.
+    Program,
+    /// The same, but it is not told which windows are a reply's first.
+    ProgramUntold,
 }
 
-fn policies() -> Vec<(String, Policy, f64)> {
+fn policies() -> Vec<(String, Policy)> {
     let mut all = vec![
-        ("need only".to_owned(), Policy::NeedOnly, 0.05),
-        ("2 more from the start".to_owned(), Policy::More(2), 1.0),
-        ("3 more from the start".to_owned(), Policy::More(3), 1.0),
-        ("a spare at each host's p95".to_owned(), Policy::OwnP95, 0.05),
+        ("need only".to_owned(), Policy::NeedOnly),
+        ("2 more from the start".to_owned(), Policy::More(2)),
+        ("3 more from the start".to_owned(), Policy::More(3)),
+        ("a spare at each host's p95".to_owned(), Policy::OwnP95),
     ];
-    all.extend([1.0, 1.25, 1.5].map(|factor| (format!("deadline at {factor} x the latest p90"), Policy::Factor(factor), 0.05)));
+    all.extend([1.0, 1.25, 1.5].map(|factor| (format!("deadline at {factor} x the latest p90"), Policy::Factor(factor))));
     for chance in [0.70, 0.80, 0.88, 0.92] {
-        all.extend(
-            [1, 2].map(|more| (format!("deadline at chance {chance}, missing + {more}"), Policy::Chance(chance, more), 0.05)),
-        );
+        all.extend([1, 2].map(|more| (format!("deadline at chance {chance}, missing + {more}"), Policy::Chance(chance, more))));
     }
-    all.push(("reckoned".to_owned(), Policy::Reckoned, 0.05));
+    all.push((PROGRAM.to_owned(), Policy::Program));
     all
 }
+
+const PROGRAM: &str = "the program's";
 
 fn normal(random: &mut ChaCha8Rng) -> f64 {
     (-2.0 * random.random_range(f64::MIN_POSITIVE..1.0).ln()).sqrt() * (std::f64::consts::TAU * random.random_range(0.0..1.0)).cos()
@@ -94,26 +116,32 @@ fn answer_ms(host: &Host, random: &mut ChaCha8Rng) -> f64 {
     if host.dead { f64::INFINITY } else { usual * slow + host.more_ms }
 }
 
+fn shuffled(count: usize, random: &mut ChaCha8Rng) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..count).collect();
+    for last in (1..count).rev() {
+        order.swap(last, random.random_range(0..=last));
+    }
+    order
+}
+
 fn hosts_of(world: &World, seed: u64) -> Vec<Host> {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let mut hosts: Vec<Host> =
         (0..world.hosts).map(|_| Host { median_ms: 20.0 * (0.4 * normal(&mut random)).exp(), more_ms: 0.0, dead: false }).collect();
-    let mut order: Vec<usize> = (0..world.hosts).collect();
-    for last in (1..order.len()).rev() {
-        order.swap(last, random.random_range(0..=last));
-    }
+    let order = shuffled(world.hosts, &mut random);
     order[..world.slow].iter().for_each(|host| hosts[*host].more_ms = 1000.0);
     order[world.slow..world.slow + world.dead].iter().for_each(|host| hosts[*host].dead = true);
     hosts
 }
 
-/// The clairvoyant: all are asked, the `need`-th answer counts.
-fn bound(world: &World, hosts: &[Host], seed: u64, reads: usize) -> Quantiles {
+/// The clairvoyant: all of the candidates are asked, the `need`-th answer counts.
+fn bound(hosts: &[Host], (candidates, need): (usize, usize), seed: u64, reads: usize) -> Quantiles {
     let mut random = ChaCha8Rng::seed_from_u64(seed ^ 0xb0b0);
     let times = (0..reads).map(|_| {
-        let mut answers: Vec<f64> = hosts.iter().map(|host| answer_ms(host, &mut random)).collect();
+        let asked = if candidates == hosts.len() { (0..candidates).collect() } else { shuffled(hosts.len(), &mut random) };
+        let mut answers: Vec<f64> = asked[..candidates].iter().map(|host| answer_ms(&hosts[*host], &mut random)).collect();
         answers.sort_by(f64::total_cmp);
-        answers[world.need - 1]
+        answers[need - 1].min(READ_MAX_MS)
     });
     Quantiles::of(times.collect())
 }
@@ -133,13 +161,24 @@ impl Quantiles {
     }
 }
 
+/// What one read wants.
+struct Ask {
+    /// Who has a piece.
+    candidates: Vec<usize>,
+    need: usize,
+    window: Window,
+    piece_bytes: u64,
+}
+
 /// What the reads of a run know.
 struct Learnt {
     latency: Vec<Latency>,
-    /// Reads since each host was asked.
-    idle: Vec<u32>,
+    /// When each host was asked only to see how it is.
+    explored: Vec<Instant>,
+    /// Reads of each that were given up after unusually long, none answered between them.
+    unanswered: Vec<u32>,
     budget: f64,
-    reads: u32,
+    purse: Purse,
 }
 
 fn ms(ms: f64) -> Duration {
@@ -147,27 +186,56 @@ fn ms(ms: f64) -> Duration {
 }
 
 impl Learnt {
+    fn new(hosts: usize) -> Learnt {
+        let latency = (0..hosts).map(|_| Latency::new()).collect();
+        Learnt {
+            latency,
+            explored: vec![Instant::now(); hosts],
+            unanswered: vec![0; hosts],
+            budget: BURST,
+            purse: Purse::default(),
+        }
+    }
+
     fn spread(&self, host: usize) -> Spread {
         let learnt = self.latency[host].spread(Operation::Get, SizeClass::Small);
         learnt.unwrap_or_else(|| Spread::assumed(Duration::from_millis(20), Duration::from_millis(80)))
     }
 
-    /// (p50, p90, p95) in milliseconds.
-    fn quantiles(&self, host: usize) -> (f64, f64, f64) {
+    /// (p50, p90, p95) in milliseconds, and how many recent samples they rest on.
+    fn quantiles(&self, host: usize) -> ((f64, f64, f64), f32) {
         match self.latency[host].predict(Operation::Get, SizeClass::Small) {
             Some(known) => {
                 let (p50, p95) = (known.p50.as_secs_f64() * 1e3, known.p95.as_secs_f64() * 1e3);
-                (p50, p50 * (p95 / p50).powf(0.78), p95)
+                ((p50, p50 * (p95 / p50).powf(0.78), p95), known.weight)
             }
-            None => (20.0, 60.0, 80.0),
+            None => ((20.0, 60.0, 80.0), 0.0),
+        }
+    }
+
+    /// Answers that came are known; of those given up it is known that they took longer. Small losers are read to their end.
+    fn learn(&mut self, read: &Read<'_>, end: f64) {
+        let patience = if read.ask.piece_bytes <= DRAIN_MAX_BYTES { DRAIN_MAX_MS } else { 0.0 };
+        for (host, at) in read.asked.iter().filter(|(_, at)| *at <= end) {
+            let (took, given_up) = (read.answers[*host], end + patience - at);
+            match took <= given_up {
+                true => {
+                    self.latency[*host].add(Operation::Get, SizeClass::Small, ms(took));
+                    self.unanswered[*host] = 0;
+                }
+                false => {
+                    let is_long = self.latency[*host].add_given_up(Operation::Get, SizeClass::Small, ms(given_up));
+                    self.unanswered[*host] += u32::from(is_long);
+                }
+            }
         }
     }
 }
 
 /// One read under way: who was asked when, and what comes.
 struct Read<'a> {
+    ask: &'a Ask,
     answers: &'a [f64],
-    need: usize,
     asked: Vec<(usize, f64)>,
     waiting: Vec<usize>,
 }
@@ -176,78 +244,105 @@ impl Read<'_> {
     fn end(&self) -> f64 {
         let mut ends: Vec<f64> = self.asked.iter().map(|(host, at)| at + self.answers[*host]).collect();
         ends.sort_by(f64::total_cmp);
-        ends[self.need - 1]
+        ends[self.ask.need - 1]
     }
 
-    fn have(&self, now: f64) -> usize {
-        self.asked.iter().filter(|(host, at)| at + self.answers[*host] <= now).count()
+    fn missing(&self, now: f64) -> usize {
+        self.ask.need - self.asked.iter().filter(|(host, at)| at + self.answers[*host] <= now).count()
     }
 
     fn ask(&mut self, now: f64) {
-        if !self.waiting.is_empty() {
-            let host = self.waiting.remove(0);
-            self.asked.push((host, now));
-        }
+        let host = self.waiting.remove(0);
+        self.asked.push((host, now));
     }
 
-    /// Spares at a deadline and again after waits that double, as the program does it.
-    fn hedge(&mut self, first: f64, more: usize, budget: &mut f64) {
+    /// Spares at a deadline and again after waits that double, as the program does it. `spares` says how many with so many
+    /// missing, `pay` whether there is another one after so long.
+    fn hedge(&mut self, first: f64, spares: impl Fn(usize) -> usize, mut pay: impl FnMut(f64) -> bool) {
         let (mut now, mut wait) = (first, first);
         while self.end() > now && now < READ_MAX_MS && !self.waiting.is_empty() {
-            for _ in 0..self.need - self.have(now) + more {
-                if *budget >= 1.0 || now >= 500.0 {
-                    *budget -= 1.0;
-                    self.ask(now);
+            for _ in 0..spares(self.missing(now)) {
+                if self.waiting.is_empty() || !pay(now) {
+                    break;
                 }
+                self.ask(now);
             }
             wait *= 2.0;
             now += wait;
         }
     }
+
+    /// What it has cost when it ends.
+    fn cost(&self, end: f64) -> Cost {
+        let requests = self.asked.iter().filter(|(_, at)| *at <= end).count() as u64;
+        Cost { bytes: requests * self.ask.piece_bytes, requests }
+    }
 }
 
-/// One read: how long it took, and how many requests it cost.
-fn read(learnt: &mut Learnt, answers: &[f64], need: usize, policy: Policy, share: f64) -> (f64, usize) {
-    let mut order: Vec<usize> = (0..answers.len()).collect();
-    let quantiles: Vec<(f64, f64, f64)> = order.iter().map(|host| learnt.quantiles(*host)).collect();
-    order.sort_by(|one, other| quantiles[*one].0.total_cmp(&quantiles[*other].0));
-    learnt.reads += 1;
-    learnt.budget = (learnt.budget + share * need as f64).min(BURST);
+/// One read: how long it took, and what it cost.
+fn read(learnt: &mut Learnt, answers: &[f64], ask: &Ask, policy: Policy) -> (f64, Cost) {
+    let known: BTreeMap<usize, _> = ask.candidates.iter().map(|host| (*host, learnt.quantiles(*host))).collect();
+    let mut order = ask.candidates.clone();
+    // As the program chooses: what rests on less than one recent sample fades, what does not answer is suspicious.
+    let cost = |host: &usize| {
+        let fade = if known[host].1 > 0.0 { f64::from(known[host].1.min(1.0)) } else { 1.0 };
+        known[host].0.0 * fade * policy::suspicion(learnt.unanswered[*host])
+    };
+    order.sort_by(|one, other| cost(one).total_cmp(&cost(other)));
+    learnt.budget = (learnt.budget + 0.05 * ask.need as f64).min(BURST);
     let more = if let Policy::More(more) = policy { more } else { 0 };
-    let start = (need + more).min(order.len());
-    let mut read =
-        Read { answers, need, asked: order[..start].iter().map(|host| (*host, 0.0)).collect(), waiting: order[start..].to_vec() };
-    if learnt.reads.is_multiple_of(EXPLORE_EVERY)
-        && let Some(at) = (0..read.waiting.len()).max_by_key(|at| learnt.idle[read.waiting[*at]])
-    {
-        let host = read.waiting.remove(at);
-        read.asked.push((host, 0.0));
-    }
-    let spreads = || read.asked[..start].iter().map(|(host, _)| learnt.spread(*host)).collect::<Vec<Spread>>();
-    let at_chance = |chance: f64| policy::deadline(&spreads(), chance, Duration::ZERO).as_secs_f64() * 1e3;
+    let waiting = order.split_off((ask.need + more).min(order.len()));
+    let mut read = Read { ask, answers, asked: order.iter().map(|host| (*host, 0.0)).collect(), waiting };
+    let spreads =
+        |learnt: &Learnt, read: &Read<'_>| read.asked.iter().map(|(host, _)| learnt.spread(*host)).collect::<Vec<Spread>>();
+    let deadline =
+        |spreads: &[Spread], chance: f64| policy::deadline(spreads, ask.need, chance, Duration::ZERO).as_secs_f64() * 1e3;
+    let needed = Cost { bytes: ask.piece_bytes * ask.need as u64, requests: ask.need as u64 };
+    let window = if policy == Policy::Program && ask.need > 1 { ask.window } else { Window::Later };
+    // The others look at hosts that nobody chose out of the same purse, which nobody else empties.
+    let share = learnt.purse.begin(window, needed);
     match policy {
-        Policy::NeedOnly | Policy::More(_) => {}
+        Policy::NeedOnly | Policy::More(_) => explore(learnt, &mut read),
         Policy::OwnP95 => {
-            let mut late: Vec<(f64, usize)> = read.asked.iter().map(|(host, _)| (quantiles[*host].2, *host)).collect();
+            explore(learnt, &mut read);
+            let mut late: Vec<(f64, usize)> = read.asked.iter().map(|(host, _)| (known[host].0.2, *host)).collect();
             late.sort_by(|one, other| one.0.total_cmp(&other.0));
             for (at, host) in late {
-                if answers[host] > at && read.end() > at && learnt.budget >= 1.0 {
+                if answers[host] > at && read.end() > at && learnt.budget >= 1.0 && !read.waiting.is_empty() {
                     learnt.budget -= 1.0;
                     read.ask(at);
                 }
             }
         }
-        Policy::Factor(factor) => {
-            let latest = read.asked.iter().map(|(host, _)| quantiles[*host].1).fold(0.0, f64::max);
-            read.hedge(latest * factor, 1, &mut learnt.budget);
+        Policy::Factor(_) | Policy::Chance(..) => {
+            let latest = read.asked.iter().map(|(host, _)| known[host].0.1).fold(0.0, f64::max);
+            let (at, more) = match policy {
+                Policy::Factor(factor) => (latest * factor, 1),
+                Policy::Chance(chance, more) => (deadline(&spreads(learnt, &read), chance), more),
+                _ => unreachable!("one of the two"),
+            };
+            explore(learnt, &mut read);
+            let budget = &mut learnt.budget;
+            let pay = |now: f64| {
+                let paid = *budget >= 1.0 || now >= 500.0;
+                *budget -= if paid { 1.0 } else { 0.0 };
+                paid
+            };
+            read.hedge(at, |missing| missing + more, pay);
         }
-        Policy::Chance(chance, more) => {
-            let at = at_chance(chance);
-            read.hedge(at, more, &mut learnt.budget);
-        }
-        Policy::Reckoned => {
-            let at = at_chance(policy::in_time(need));
-            read.hedge(at, policy::SPARES_MORE, &mut learnt.budget);
+        Policy::Program | Policy::ProgramUntold => {
+            let piece = Cost { bytes: ask.piece_bytes, requests: 1 };
+            let plan = policy::plan(window, ask.need, share, || {
+                let paid = !read.waiting.is_empty() && learnt.purse.spend(window, Spare::Eager, piece);
+                if paid {
+                    read.ask(0.0);
+                }
+                paid
+            });
+            let at = deadline(&spreads(learnt, &read), plan.in_time);
+            explore(learnt, &mut read);
+            let pay = |now: f64| learnt.purse.spend(window, policy::lateness(ms(now), ms(at)), piece);
+            read.hedge(at, |missing| policy::spares(ask.need, missing), pay);
         }
     }
     // Whoever has not answered by the end of a read is replaced then.
@@ -255,44 +350,91 @@ fn read(learnt: &mut Learnt, answers: &[f64], need: usize, policy: Policy, share
         read.ask(READ_MAX_MS / 2.0);
     }
     let end = read.end().min(READ_MAX_MS);
-    learn(learnt, &read, end);
-    (end, read.asked.iter().filter(|(_, at)| *at <= end).count())
+    learnt.learn(&read, end);
+    (end, read.cost(end))
 }
 
-/// Answers that came are known; of those given up it is known that they took longer.
-fn learn(learnt: &mut Learnt, read: &Read<'_>, end: f64) {
-    learnt.idle.iter_mut().for_each(|idle| *idle += 1);
-    for (host, at) in &read.asked {
-        learnt.idle[*host] = 0;
-        let latency = &learnt.latency[*host];
-        match read.answers[*host] {
-            took if at + took <= end => latency.add(Operation::Get, SizeClass::Small, ms(took)),
-            _ => latency.add_given_up(Operation::Get, SizeClass::Small, ms(end - at)),
-        }
+/// One more at the start: a host that nobody has asked for long.
+fn explore(learnt: &mut Learnt, read: &mut Read<'_>) {
+    let stale = |host: &usize| {
+        learnt.explored[*host].elapsed() >= EXPLORE_EVERY
+            && (learnt.quantiles(*host).1 < 1.0 || policy::suspicion(learnt.unanswered[*host]) > 1.0)
+    };
+    let cost = Cost { bytes: read.ask.piece_bytes, requests: 1 };
+    if let Some(at) = read.waiting.iter().position(stale)
+        && learnt.purse.spend(Window::Later, Spare::Eager, cost)
+    {
+        let host = read.waiting.remove(at);
+        learnt.explored[host] = Instant::now();
+        read.asked.push((host, 0.0));
     }
 }
 
-/// A policy's figures in one world of one seed.
-struct Figures {
-    time: Quantiles,
-    /// Requests beyond what was needed, as a share of those.
-    extra: f64,
+/// Times and costs of the reads of one sort.
+#[derive(Default)]
+struct Tally {
+    times: Vec<f64>,
+    needed: Cost,
+    spent: Cost,
 }
 
-fn run(world: &World, hosts: &[Host], seed: u64, reads: usize, policy: Policy, share: f64) -> Figures {
+impl Tally {
+    fn add(&mut self, ask: &Ask, took: f64, cost: Cost) {
+        self.times.push(took);
+        self.needed.bytes += ask.need as u64 * ask.piece_bytes;
+        self.needed.requests += ask.need as u64;
+        self.spent.bytes += cost.bytes;
+        self.spent.requests += cost.requests;
+    }
+
+    /// Extra bytes and requests of these, in percent of what they needed.
+    fn extra(tallies: &[&Tally]) -> (f64, f64) {
+        let sum = |of: fn(&Tally) -> u64| tallies.iter().map(|tally| of(tally)).sum::<u64>() as f64;
+        let extra = |spent, needed| 100.0 * (sum(spent) / sum(needed) - 1.0);
+        (
+            extra(|tally| tally.spent.bytes, |tally| tally.needed.bytes),
+            extra(|tally| tally.spent.requests, |tally| tally.needed.requests),
+        )
+    }
+}
+
+/// A clock that stands still between two reads.
+struct Clock(tokio::runtime::Runtime);
+
+impl Clock {
+    fn new() -> Clock {
+        Clock(
+            tokio::runtime::Builder::new_current_thread()
+                .enable_time()
+                .start_paused(true)
+                .build()
+                .expect("a runtime of one thread"),
+        )
+    }
+
+    fn tick(&self) {
+        self.0.block_on(tokio::time::advance(PACE));
+    }
+}
+
+/// Reads of one slab's worth of hosts, all alike.
+fn run(world: &World, hosts: &[Host], seed: u64, reads: usize, policy: Policy) -> Tally {
+    let clock = Clock::new();
+    let _inside = clock.0.enter();
     let mut random = ChaCha8Rng::seed_from_u64(seed ^ 0x5eed);
-    let latency = hosts.iter().map(|_| Latency::new()).collect();
-    let mut learnt = Learnt { latency, idle: vec![0; hosts.len()], budget: BURST, reads: 0 };
-    let (mut times, mut requests) = (Vec::with_capacity(reads), 0);
-    for index in 0..reads + WARM_UP {
+    let mut learnt = Learnt::new(hosts.len());
+    let piece_bytes = MIB / world.need as u64;
+    let ask = Ask { candidates: (0..world.hosts).collect(), need: world.need, window: Window::Later, piece_bytes };
+    let mut tally = Tally::default();
+    for index in 0..reads + reads / WARM_UP_PART {
         let answers: Vec<f64> = hosts.iter().map(|host| answer_ms(host, &mut random)).collect();
-        let (took, asked) = read(&mut learnt, &answers, world.need, policy, share);
-        if index >= WARM_UP {
-            times.push(took);
-            requests += asked;
+        let (took, cost) = read(&mut learnt, &answers, &ask, policy);
+        if index >= reads / WARM_UP_PART {
+            tally.add(&ask, took, cost);
         }
+        clock.tick();
     }
-    Figures { time: Quantiles::of(times), extra: requests as f64 / (reads * world.need) as f64 - 1.0 }
+    tally
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
@@ -300,44 +442,256 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
+fn largest(values: &[f64]) -> f64 {
+    values.iter().copied().fold(f64::MIN, f64::max)
+}
+
+type Frontier = BTreeMap<&'static str, Vec<(String, f64, f64)>>;
+
+/// All policies, all reads alike.
+fn compare(world: &'static World, seeds: &[u64], reads: usize, frontier: &mut Frontier) {
+    println!("\n### {}\n", world.name);
+    println!("| policy | extra | p50 | p99 | p999 | p999 / p50 | p50 / bound's | p999 / bound's | of the worst seed |");
+    println!("|---|---|---|---|---|---|---|---|---|");
+    let worlds: Vec<(u64, Vec<Host>)> = seeds.iter().map(|seed| (*seed, hosts_of(world, *seed))).collect();
+    let of_all = (world.hosts, world.need);
+    let bounds: Vec<Quantiles> = worlds.iter().map(|(seed, hosts)| bound(hosts, of_all, *seed, reads)).collect();
+    let of = |get: fn(&Quantiles) -> f64| median(bounds.iter().map(get).collect());
+    println!("| bound | | {:.1} | {:.1} | {:.1} | | | | |", of(|q| q.p50), of(|q| q.p99), of(|q| q.p999));
+    for (name, policy) in policies() {
+        let tallies: Vec<Tally> = worlds.iter().map(|(seed, hosts)| run(world, hosts, *seed, reads, policy)).collect();
+        let extra = median(tallies.iter().map(|tally| Tally::extra(&[tally]).0).collect());
+        let times: Vec<Quantiles> = tallies.into_iter().map(|tally| Quantiles::of(tally.times)).collect();
+        let each = |get: &dyn Fn(&Quantiles, &Quantiles) -> f64| -> Vec<f64> {
+            times.iter().zip(&bounds).map(|(time, bound)| get(time, bound)).collect()
+        };
+        let of = |get: &dyn Fn(&Quantiles, &Quantiles) -> f64| median(each(get));
+        let ratios = each(&|time, bound| time.p999 / bound.p999);
+        let ratio = median(ratios.clone());
+        println!(
+            "| {name} | {extra:.1} % | {:.1} | {:.1} | {:.1} | {:.2} | {:.2} | {ratio:.2} | {:.2} |",
+            of(&|time, _| time.p50),
+            of(&|time, _| time.p99),
+            of(&|time, _| time.p999),
+            of(&|time, _| time.p999 / time.p50),
+            of(&|time, bound| time.p50 / bound.p50),
+            largest(&ratios),
+        );
+        frontier.entry(world.name).or_default().push((name, extra, ratio));
+    }
+}
+
+/// Replies by bytes: a tenth small files of 10 KiB, a fifth ranges, the rest streams.
+#[derive(Clone, Copy)]
+struct Mix {
+    range_bytes: u64,
+    stream_bytes: u64,
+}
+
+const MIXES: [Mix; 4] = [
+    Mix { range_bytes: MIB, stream_bytes: 16 * MIB },
+    Mix { range_bytes: MIB, stream_bytes: 4 * MIB },
+    Mix { range_bytes: 512 * KIB, stream_bytes: 16 * MIB },
+    Mix { range_bytes: 256 * KIB, stream_bytes: 16 * MIB },
+];
+const FILE_BYTES: u64 = 10 * KIB;
+/// As in `store::content`: reads of a stream, and the first one.
+const UNIT_BYTES: u64 = MIB;
+const SMALL_UNIT_BYTES: u64 = 256 * KIB;
+/// What a piece is read in.
+const GRAIN_BYTES: u64 = 4 * KIB;
+
+impl Mix {
+    /// The reads of one reply, as the store cuts them.
+    fn reply(&self, world: &World, random: &mut ChaCha8Rng) -> Vec<Ask> {
+        let often = [0.1 / FILE_BYTES as f64, 0.2 / self.range_bytes as f64, 0.7 / self.stream_bytes as f64];
+        let mut at = random.random_range(0.0..often.iter().sum());
+        let mut kind = 0;
+        while kind + 1 < often.len() && at >= often[kind] {
+            at -= often[kind];
+            kind += 1;
+        }
+        let bytes = match kind {
+            0 => {
+                let mut candidates = shuffled(world.hosts, random);
+                candidates.truncate(world.copies);
+                return vec![Ask {
+                    candidates,
+                    need: 1,
+                    window: Window::First,
+                    piece_bytes: FILE_BYTES.next_multiple_of(GRAIN_BYTES),
+                }];
+            }
+            1 => self.range_bytes,
+            _ => self.stream_bytes,
+        };
+        let start = if kind == 1 { random.random_range(0..UNIT_BYTES / SMALL_UNIT_BYTES) * SMALL_UNIT_BYTES } else { 0 };
+        let (mut asks, mut at) = (Vec::new(), start);
+        while at < start + bytes {
+            let whole = at % UNIT_BYTES == 0 && start + bytes - at >= UNIT_BYTES && at > start;
+            let end = if whole { at + UNIT_BYTES } else { (at / SMALL_UNIT_BYTES + 1) * SMALL_UNIT_BYTES };
+            let piece_bytes = (end - at).div_ceil(world.need as u64).next_multiple_of(GRAIN_BYTES);
+            let window = if at == start { Window::First } else { Window::Later };
+            asks.push(Ask { candidates: (0..world.hosts).collect(), need: world.need, window, piece_bytes });
+            at = end;
+        }
+        asks
+    }
+}
+
+/// Tallies of small files, of first windows out of slabs, and of later ones.
+fn run_mix(world: &World, mix: Mix, hosts: &[Host], seed: u64, firsts: usize, policy: Policy) -> [Tally; 3] {
+    let clock = Clock::new();
+    let _inside = clock.0.enter();
+    let mut random = ChaCha8Rng::seed_from_u64(seed ^ 0x5eed);
+    let mut learnt = Learnt::new(hosts.len());
+    let mut tallies: [Tally; 3] = Default::default();
+    let mut warm_up = firsts / WARM_UP_PART;
+    while tallies[1].times.len() < firsts {
+        for ask in mix.reply(world, &mut random) {
+            let answers: Vec<f64> = hosts.iter().map(|host| answer_ms(host, &mut random)).collect();
+            let policy = match policy {
+                Policy::More(_) if ask.window == Window::Later || ask.need == 1 => Policy::ProgramUntold,
+                policy => policy,
+            };
+            let (took, cost) = read(&mut learnt, &answers, &ask, policy);
+            let sort = if ask.need == 1 { 0 } else { 1 + usize::from(ask.window == Window::Later) };
+            match warm_up {
+                0 => tallies[sort].add(&ask, took, cost),
+                _ => warm_up -= usize::from(sort == 1),
+            }
+            clock.tick();
+        }
+    }
+    tallies
+}
+
+fn mixed(world: &World, seeds: &[u64], firsts: usize) {
+    println!("\n### A mix of replies, {}\n", world.name);
+    println!("{firsts} first windows of each seed. Extras are those of the worst seed.\n");
+    println!(
+        "| ranges, streams | policy | extra bytes | extra requests | extra of first windows | p50 / bound's | p999 / bound's | of the worst seed | later windows' p999 / bound's | small files' |"
+    );
+    println!("|---|---|---|---|---|---|---|---|---|---|");
+    let worlds: Vec<(u64, Vec<Host>)> = seeds.iter().map(|seed| (*seed, hosts_of(world, *seed))).collect();
+    let bounds = |of: (usize, usize)| -> Vec<Quantiles> {
+        worlds.iter().map(|(seed, hosts)| bound(hosts, of, *seed, firsts.max(READS / 10))).collect()
+    };
+    let (of_slabs, of_files) = (bounds((world.hosts, world.need)), bounds((world.copies, 1)));
+    for mix in MIXES {
+        let all = [
+            ("not told of first windows", Policy::ProgramUntold),
+            ("3 more for each first window", Policy::More(3)),
+            (PROGRAM, Policy::Program),
+        ];
+        for (name, policy) in all {
+            let runs: Vec<[Tally; 3]> =
+                worlds.iter().map(|(seed, hosts)| run_mix(world, mix, hosts, *seed, firsts, policy)).collect();
+            let extras: Vec<(f64, f64)> = runs.iter().map(|[files, first, later]| Tally::extra(&[files, first, later])).collect();
+            let of_first = largest(&runs.iter().map(|run| Tally::extra(&[&run[1]]).0).collect::<Vec<f64>>());
+            let ratios = |sort: usize, bounds: &[Quantiles], get: fn(&Quantiles) -> f64| -> Vec<f64> {
+                let times = runs.iter().map(|run| get(&Quantiles::of(run[sort].times.clone())));
+                times.zip(bounds).map(|(time, bound)| time / get(bound)).collect()
+            };
+            let tails = ratios(1, &of_slabs, |q| q.p999);
+            println!(
+                "| {}, {} MiB | {name} | {:.1} % | {:.1} % | {of_first:.1} % | {:.2} | {:.2} | {:.2} | {:.2} | {:.2} |",
+                if mix.range_bytes < MIB { format!("{} KiB", mix.range_bytes / KIB) } else { "1 MiB".to_owned() },
+                mix.stream_bytes / MIB,
+                largest(&extras.iter().map(|extra| extra.0).collect::<Vec<f64>>()),
+                largest(&extras.iter().map(|extra| extra.1).collect::<Vec<f64>>()),
+                median(ratios(1, &of_slabs, |q| q.p50)),
+                median(tails.clone()),
+                largest(&tails),
+                median(ratios(2, &of_slabs, |q| q.p999)),
+                median(ratios(0, &of_files, |q| q.p999)),
+            );
+        }
+    }
+}
+
+type Change = fn(&mut [Host]);
+
+/// What happens to all hosts in the middle of a run.
+const EVENTS: [(&str, Change); 4] = [
+    ("nothing", |_| {}),
+    ("all get 5 times slower", |hosts| hosts.iter_mut().for_each(|host| host.median_ms *= 5.0)),
+    ("all get 100 times slower", |hosts| hosts.iter_mut().for_each(|host| host.median_ms *= 100.0)),
+    ("the quickest never answers again", |hosts| {
+        let quickest = hosts.iter_mut().filter(|host| !host.dead && host.more_ms == 0.0);
+        quickest.min_by(|one, other| one.median_ms.total_cmp(&other.median_ms)).expect("some are well").dead = true;
+    }),
+];
+
+/// Something happens at the middle: what the second half costs, and how it does.
+fn eventful(world: &World, seeds: &[u64], reads: usize) {
+    println!("\n### In mid-run, {}\n", world.name);
+    println!("{reads} reads of each seed before it and after. Extras and p50 are those of the worst seed.\n");
+    println!("| what happens | extra bytes of the half after it | p50 / of the best {} known | p999 / bound's |", world.need);
+    println!("|---|---|---|---|");
+    for (name, event) in EVENTS {
+        let (mut extras, mut middles, mut tails) = (Vec::new(), Vec::new(), Vec::new());
+        for seed in seeds {
+            let before = hosts_of(world, *seed);
+            let mut after = before.clone();
+            event(&mut after);
+            let clock = Clock::new();
+            let _inside = clock.0.enter();
+            let mut random = ChaCha8Rng::seed_from_u64(seed ^ 0x5eed);
+            let mut learnt = Learnt::new(world.hosts);
+            let ask = Ask {
+                candidates: (0..world.hosts).collect(),
+                need: world.need,
+                window: Window::Later,
+                piece_bytes: MIB / world.need as u64,
+            };
+            let mut best: Vec<usize> = (0..world.hosts).collect();
+            let usual =
+                |host: &usize| if after[*host].dead { f64::INFINITY } else { after[*host].median_ms + after[*host].more_ms };
+            best.sort_by(|one, other| usual(one).total_cmp(&usual(other)));
+            let (mut tally, mut known) = (Tally::default(), Vec::new());
+            for index in 0..2 * reads {
+                let hosts = if index < reads { &before } else { &after };
+                let answers: Vec<f64> = hosts.iter().map(|host| answer_ms(host, &mut random)).collect();
+                let (took, cost) = read(&mut learnt, &answers, &ask, Policy::Program);
+                if index >= reads {
+                    tally.add(&ask, took, cost);
+                    known.push(best[..world.need].iter().map(|host| answers[*host]).fold(0.0, f64::max));
+                }
+                clock.tick();
+            }
+            let bound = bound(&after, (world.hosts, world.need), *seed, reads);
+            extras.push(Tally::extra(&[&tally]).0);
+            let time = Quantiles::of(tally.times);
+            middles.push(time.p50 / Quantiles::of(known).p50);
+            tails.push(time.p999 / bound.p999);
+        }
+        println!("| {name} | {:.1} % | {:.2} | {:.2} |", largest(&extras), largest(&middles), median(tails));
+    }
+}
+
 fn main() {
     let args: Vec<String> = std::env::args().collect();
     let value_of = |name: &str| args.iter().position(|arg| arg == name).and_then(|at| args.get(at + 1)).cloned();
-    let reads = value_of("--reads").map_or(READS, |text| text.parse().expect("--reads takes a number"));
-    let mut frontier: BTreeMap<&str, Vec<(String, f64, f64)>> = BTreeMap::new();
-    for world in &WORLDS {
-        println!("\n### {}\n", world.name);
-        println!("Medians of {} seeds, {reads} reads each; milliseconds.\n", SEEDS.len());
-        println!(
-            "| policy | extra | p50 | p99 | p999 | p999 / p50 | p50 / bound's | p999 / bound's |\n|---|---|---|---|---|---|---|---|"
-        );
-        let worlds: Vec<(u64, Vec<Host>)> = SEEDS.map(|seed| (seed, hosts_of(world, seed))).to_vec();
-        let bounds: Vec<Quantiles> = worlds.iter().map(|(seed, hosts)| bound(world, hosts, *seed, reads)).collect();
-        let of = |get: fn(&Quantiles) -> f64| median(bounds.iter().map(get).collect());
-        println!("| bound | | {:.1} | {:.1} | {:.1} | | | |", of(|q| q.p50), of(|q| q.p99), of(|q| q.p999));
-        for (name, policy, share) in policies() {
-            let figures: Vec<Figures> = worlds.iter().map(|(seed, hosts)| run(world, hosts, *seed, reads, policy, share)).collect();
-            let of = |get: &dyn Fn(&Figures, &Quantiles) -> f64| {
-                median(figures.iter().zip(&bounds).map(|(figures, bound)| get(figures, bound)).collect())
-            };
-            let extra = 100.0 * of(&|f, _| f.extra);
-            let ratio = of(&|f, b| f.time.p999 / b.p999);
-            println!(
-                "| {name} | {extra:.1} % | {:.1} | {:.1} | {:.1} | {:.2} | {:.2} | {ratio:.2} |",
-                of(&|f, _| f.time.p50),
-                of(&|f, _| f.time.p99),
-                of(&|f, _| f.time.p999),
-                of(&|f, _| f.time.p999 / f.time.p50),
-                of(&|f, b| f.time.p50 / b.p50)
-            );
-            frontier.entry(world.name).or_default().push((name, extra, ratio));
-        }
+    let number_of = |name: &str, usual: u64| value_of(name).map_or(usual, |text| text.parse().expect("a number"));
+    let first = number_of("--seeds", SEED_FIRST);
+    let seeds: Vec<u64> = (first..first + SEED_COUNT).collect();
+    let reads = number_of("--reads", READS as u64) as usize / seeds.len();
+    println!("Seeds {} to {}, {reads} counted reads of each; medians, milliseconds.", seeds[0], seeds[seeds.len() - 1]);
+    let mut frontier = Frontier::new();
+    if value_of("--only").is_none_or(|only| only == "alike") {
+        [&NINE, &THIRTY, &SIX_OF_NINE].into_iter().for_each(|world| compare(world, &seeds, reads, &mut frontier));
+    }
+    if value_of("--only").is_none_or(|only| only == "mixed") {
+        [&THIRTY, &NINE].into_iter().for_each(|world| mixed(world, &seeds, reads / FIRST_PART));
+    }
+    if value_of("--only").is_none_or(|only| only == "events") {
+        [&THIRTY, &NINE].into_iter().for_each(|world| eventful(world, &seeds, reads));
     }
     if let Some(file) = value_of("--svg") {
         std::fs::write(&file, plot(&frontier)).expect("the plot can be written");
     }
 }
-
 /// Extra requests against p999 over the bound's, which is drawn on a logarithmic scale.
 fn plot(frontier: &BTreeMap<&str, Vec<(String, f64, f64)>>) -> String {
     let (wide, high, left, below) = (640.0, 300.0, 60.0, 50.0);
@@ -367,7 +721,7 @@ fn plot(frontier: &BTreeMap<&str, Vec<(String, f64, f64)>>) -> String {
         svg +=
             &format!("<text x=\"{left}\" y=\"{:.1}\">extra requests; upwards: p999 over the bound's</text>\n", high - below + 34.0);
         for (name, extra, ratio) in points {
-            let own = name == "reckoned";
+            let own = name == PROGRAM;
             let (color, radius) = if own { ("#c00", 6) } else { ("#36c", 4) };
             svg += &format!(
                 "<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"{radius}\" fill=\"{color}\"><title>{name}: {extra:.1} %, {ratio:.2} x</title></circle>\n",

@@ -15,7 +15,7 @@ use rand::{RngExt, SeedableRng};
 use skygate::{
     measure::Trace,
     renter::{
-        Renter, RenterOptions, SlabRef,
+        Renter, RenterOptions, SlabRef, Window,
         folder::{FolderOptions, FolderStore},
         host::{Host, HostId, HostOptions, Writers},
         marker::{self, PortalId},
@@ -122,7 +122,10 @@ async fn read(renter: &Renter, slabs: &[SlabRef], seed: u64) -> Rate {
                 let start = rng.random_range(0..slab.content_len / RANGE_BYTES) * RANGE_BYTES;
                 let range: Range<u64> = start..start + RANGE_BYTES;
                 let asked = Instant::now();
-                let bytes = renter.read_slab(slab, range, &Trace::default()).await.expect("a bench stops at the first failure");
+                let bytes = renter
+                    .read_slab(slab, range, Window::Later, &Trace::default())
+                    .await
+                    .expect("a bench stops at the first failure");
                 assert_eq!(bytes.len() as u64, RANGE_BYTES);
                 times.push(asked.elapsed());
                 count.fetch_add(1, Relaxed);

@@ -20,7 +20,7 @@ use http_body::{Body, Frame, SizeHint};
 use crate::access::OpenPlace;
 use crate::measure::{Class, Endpoint, Measures, Trace};
 use crate::site::content_type;
-use crate::store::{BodyStream, FileSource, StoreError};
+use crate::store::{BodyStream, FileSource, StoreError, Window};
 
 use super::ask::Reader;
 use super::page;
@@ -249,12 +249,12 @@ impl BodySource {
         }
     }
 
-    fn open(&self, content: &dyn Content, range: Range<u64>, trace: &Arc<Trace>) -> BodyStream {
+    fn open(&self, content: &dyn Content, range: Range<u64>, window: Window, trace: &Arc<Trace>) -> BodyStream {
         match self {
-            BodySource::File(file) => content.stream_file(file.clone(), range, trace.clone()),
+            BodySource::File(file) => content.stream_file(file.clone(), range, window, trace.clone()),
             BodySource::Skyfile { skyfile, stretches } => match &stretches[..] {
-                [only] => skyfile.stream(only.clone(), range, trace.clone()),
-                several => open_stretches(skyfile, several, range, trace),
+                [only] => skyfile.stream(only.clone(), range, window, trace.clone()),
+                several => open_stretches(skyfile, several, range, window, trace),
             },
             BodySource::Block(bytes) => {
                 let part = bytes.slice(range.start as usize..range.end as usize);
@@ -286,19 +286,26 @@ impl BodySource {
 }
 
 /// The part of `range` that each stretch has, each read when the one before is out.
-fn open_stretches(skyfile: &Arc<dyn Skyfile>, stretches: &[Range<u64>], range: Range<u64>, trace: &Arc<Trace>) -> BodyStream {
+fn open_stretches(
+    skyfile: &Arc<dyn Skyfile>,
+    stretches: &[Range<u64>],
+    range: Range<u64>,
+    window: Window,
+    trace: &Arc<Trace>,
+) -> BodyStream {
     let mut parts = Vec::new();
     let mut at = 0;
     for stretch in stretches {
         let length = stretch.end - stretch.start;
         let (start, end) = (range.start.max(at), range.end.min(at + length));
         if start < end {
-            parts.push((stretch.clone(), start - at..end - at));
+            let window = if parts.is_empty() { window } else { Window::Later };
+            parts.push((stretch.clone(), start - at..end - at, window));
         }
         at += length;
     }
     let (skyfile, trace) = (skyfile.clone(), trace.clone());
-    stream::iter(parts).map(move |(stretch, part)| skyfile.stream(stretch, part, trace.clone())).flatten().boxed()
+    stream::iter(parts).map(move |(stretch, part, window)| skyfile.stream(stretch, part, window, trace.clone())).flatten().boxed()
 }
 
 impl FilePlan {
@@ -421,7 +428,7 @@ impl Delivery<'_> {
         let (mut rest, length) = match &head.body {
             BodyPlan::Nothing => return Ok(ReplyBody::empty()),
             BodyPlan::Stretch(range) if range.is_empty() => (stream::empty().boxed(), 0),
-            BodyPlan::Stretch(range) => (file.source.open(content, range.clone(), trace), range.end - range.start),
+            BodyPlan::Stretch(range) => (file.source.open(content, range.clone(), Window::First, trace), range.end - range.start),
             BodyPlan::Multipart(multipart) => self.open_parts(file, multipart),
         };
         let first = rest.next().await.transpose()?.unwrap_or_default();
@@ -460,7 +467,8 @@ impl Delivery<'_> {
         for (text, range) in &multipart.parts {
             length += text.len() as u64 + (range.end - range.start);
             let mut before = Some(text.clone());
-            let opened = file.source.open(self.services.content.as_ref(), range.clone(), &self.clock.trace);
+            let window = if streams.is_empty() { Window::First } else { Window::Later };
+            let opened = file.source.open(self.services.content.as_ref(), range.clone(), window, &self.clock.trace);
             let part = opened.map(move |chunk| {
                 chunk.map(|chunk| match before.take() {
                     Some(text) => Bytes::from([text, chunk].concat()),
@@ -485,7 +493,7 @@ impl Delivery<'_> {
         let first = match length {
             0 => Bytes::new(),
             _ => {
-                let mut chunks = file.source.open(self.services.content.as_ref(), 0..length, &apart);
+                let mut chunks = file.source.open(self.services.content.as_ref(), 0..length, Window::First, &apart);
                 chunks.next().await.transpose()?.unwrap_or_default()
             }
         };

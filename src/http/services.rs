@@ -25,7 +25,7 @@ use crate::names::{
     EntryHealth, EntryId, EntryWatch, HandshakeNames, NameError, NameRow, Names, PutEntryError, Resolved, SignedEntry, StoredRecord,
 };
 use crate::records::Extent;
-use crate::store::{Blocked, BodyStream, FileSource, OpenSkyfile, ProvedSlice, SkyfileHealth, Store, StoreError};
+use crate::store::{Blocked, BodyStream, FileSource, OpenSkyfile, ProvedSlice, SkyfileHealth, Store, StoreError, Window};
 use crate::tree::skyfile::SkyfileHead;
 
 use super::hosts::HostRules;
@@ -113,7 +113,7 @@ impl Default for HttpOptions {
 #[async_trait]
 pub trait Content: Send + Sync + 'static {
     /// The whole block, hashed.
-    async fn block(&self, cid: &Cid, trace: &Arc<Trace>) -> Result<Bytes, StoreError>;
+    async fn block(&self, cid: &Cid, window: Window, trace: &Arc<Trace>) -> Result<Bytes, StoreError>;
 
     /// The same, for a node on the way to what was asked for.
     async fn index_block(&self, cid: &Cid, trace: &Arc<Trace>) -> Result<Bytes, StoreError>;
@@ -122,7 +122,7 @@ pub trait Content: Send + Sync + 'static {
     async fn block_length(&self, cid: &Cid, trace: &Arc<Trace>) -> Result<u64, StoreError>;
 
     /// Bytes `range` of a file. Bounded look-ahead; dropping the stream stops the work.
-    fn stream_file(&self, file: FileSource, range: Range<u64>, trace: Arc<Trace>) -> BodyStream;
+    fn stream_file(&self, file: FileSource, range: Range<u64>, window: Window, trace: Arc<Trace>) -> BodyStream;
 
     /// May this file be served by the operator's lists, whatever part of it is asked for?
     async fn allow_file(&self, file: &FileSource, trace: &Arc<Trace>) -> Result<(), StoreError>;
@@ -189,13 +189,13 @@ pub trait Skyfile: Send + Sync {
     async fn allow(&self, bytes: &Range<u64>, trace: &Arc<Trace>) -> Result<(), StoreError>;
 
     /// Bytes `range` of the stretch `file` of its content, counted from the start of the stretch.
-    fn stream(&self, file: Range<u64>, range: Range<u64>, trace: Arc<Trace>) -> BodyStream;
+    fn stream(&self, file: Range<u64>, range: Range<u64>, window: Window, trace: Arc<Trace>) -> BodyStream;
 }
 
 #[async_trait]
 impl Content for Store {
-    async fn block(&self, cid: &Cid, trace: &Arc<Trace>) -> Result<Bytes, StoreError> {
-        Store::block(self, cid, trace).await
+    async fn block(&self, cid: &Cid, window: Window, trace: &Arc<Trace>) -> Result<Bytes, StoreError> {
+        Store::block(self, cid, window, trace).await
     }
 
     async fn index_block(&self, cid: &Cid, trace: &Arc<Trace>) -> Result<Bytes, StoreError> {
@@ -206,8 +206,8 @@ impl Content for Store {
         Store::block_length(self, cid, trace).await
     }
 
-    fn stream_file(&self, file: FileSource, range: Range<u64>, trace: Arc<Trace>) -> BodyStream {
-        Store::stream_file(self, file, range, trace)
+    fn stream_file(&self, file: FileSource, range: Range<u64>, window: Window, trace: Arc<Trace>) -> BodyStream {
+        Store::stream_file(self, file, range, window, trace)
     }
 
     async fn allow_file(&self, file: &FileSource, trace: &Arc<Trace>) -> Result<(), StoreError> {
@@ -298,8 +298,8 @@ impl Skyfile for StoredSkyfile {
         self.store.allow_stretch(&self.open, bytes, trace).await
     }
 
-    fn stream(&self, file: Range<u64>, range: Range<u64>, trace: Arc<Trace>) -> BodyStream {
-        self.store.stream_skyfile(&self.open, file, range, trace)
+    fn stream(&self, file: Range<u64>, range: Range<u64>, window: Window, trace: Arc<Trace>) -> BodyStream {
+        self.store.stream_skyfile(&self.open, file, range, window, trace)
     }
 }
 

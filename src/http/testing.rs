@@ -36,7 +36,7 @@ use crate::names::{
 };
 use crate::records::Extent;
 use crate::sector::{SEGMENT_BYTES, range_proof};
-use crate::store::{Blocked, BodyStream, Durability, FileSource, ProvedSlice, SkyfileHealth, StoreError};
+use crate::store::{Blocked, BodyStream, Durability, FileSource, ProvedSlice, SkyfileHealth, StoreError, Window};
 use crate::tree::skyfile::{Parsed, SkyfileHead, UploadFile, build_small, parse, upload_metadata};
 use crate::tree::test_dag::TestDag;
 use crate::tree::{FilePart, TreeNode, parse_node};
@@ -188,7 +188,7 @@ impl Memory {
 
 #[async_trait]
 impl Content for Memory {
-    async fn block(&self, cid: &Cid, trace: &Arc<Trace>) -> Result<Bytes, StoreError> {
+    async fn block(&self, cid: &Cid, _: Window, trace: &Arc<Trace>) -> Result<Bytes, StoreError> {
         let block = self.get(cid)?;
         trace.body(Tier::Hosts, block.len() as u64);
         Ok(block)
@@ -202,7 +202,7 @@ impl Content for Memory {
         self.get(cid).map(|block| block.len() as u64)
     }
 
-    fn stream_file(&self, file: FileSource, range: Range<u64>, trace: Arc<Trace>) -> BodyStream {
+    fn stream_file(&self, file: FileSource, range: Range<u64>, _: Window, trace: Arc<Trace>) -> BodyStream {
         let mut leaves = Vec::new();
         if file.cid.codec() == codec::RAW || !range.is_empty() {
             self.leaves(&file.cid, range, &mut leaves);
@@ -294,7 +294,7 @@ impl Skyfile for MemorySkyfile {
         Ok(())
     }
 
-    fn stream(&self, file: Range<u64>, range: Range<u64>, trace: Arc<Trace>) -> BodyStream {
+    fn stream(&self, file: Range<u64>, range: Range<u64>, _: Window, trace: Arc<Trace>) -> BodyStream {
         let part = self.content.slice((file.start + range.start) as usize..(file.start + range.end) as usize);
         counted(vec![Ok(part)], trace, Arc::default())
     }

@@ -9,8 +9,8 @@ use std::{sync::Mutex, time::Duration};
 use tokio::time::Instant;
 
 use super::{
-    host::{Host, Operation, Prediction, SizeClass, Spread},
-    lock,
+    host::{Host, HostState, Operation, Prediction, SizeClass, Spread},
+    lock, policy,
 };
 
 /// What an unknown host is taken for, so that the first reads neither hedge at once nor wait for seconds.
@@ -24,10 +24,23 @@ const FAILURE_WEIGHT_MAX: f64 = 16.0;
 /// Each request under way makes a host look this much slower.
 const IN_FLIGHT_FACTOR: f64 = 0.25;
 
+/// A host that no read chose for so long is asked once beside those that are chosen: it may have become quick.
+const EXPLORE_EVERY: Duration = Duration::from_secs(60);
+/// Nobody explores with more than this: a host once slow is looked at with small answers, or by its own time-outs.
+const EXPLORE_BYTES_MAX: u64 = 256 << 10;
+
 /// What the races learnt of one host beyond what it tells itself.
-#[derive(Default)]
 pub(super) struct Forecast {
     failures: Mutex<Failures>,
+    /// When it was last asked only to see how it is, by size class.
+    explored: Mutex<[Instant; SizeClass::ALL.len()]>,
+}
+
+impl Default for Forecast {
+    fn default() -> Self {
+        // A node that has just begun knows nobody, and has other worries.
+        Forecast { failures: Mutex::default(), explored: [Instant::now(); SizeClass::ALL.len()].into() }
+    }
 }
 
 #[derive(Default)]
@@ -49,15 +62,30 @@ impl Forecast {
         host.spread(Operation::Get, SizeClass::of(bytes)).unwrap_or_else(|| Spread::assumed(UNKNOWN.p50, UNKNOWN.p95))
     }
 
+    /// Is it time to see how this host is? Nobody has asked it for such answers lately, or it did not answer.
+    pub(super) fn is_stale(&self, host: &Host, bytes: u64) -> bool {
+        let class = SizeClass::of(bytes);
+        bytes <= EXPLORE_BYTES_MAX
+            && lock(&self.explored)[class as usize].elapsed() >= EXPLORE_EVERY
+            && (host.predict(Operation::Get, class).is_none_or(|known| known.weight < 1.0)
+                || policy::suspicion(host.unanswered_in_a_row()) > 1.0)
+            && !matches!(host.state(), HostState::Down { .. })
+    }
+
+    /// It is asked for that now.
+    pub(super) fn explore(&self, bytes: u64) {
+        lock(&self.explored)[SizeClass::of(bytes) as usize] = Instant::now();
+    }
+
     /// For choosing hosts: the median in seconds, made worse by load and failures.
     pub(super) fn cost_s(&self, host: &Host, bytes: u64) -> f64 {
         let predicted = host.predict(Operation::Get, SizeClass::of(bytes)).unwrap_or(UNKNOWN);
-        self.weigh(predicted, host.in_flight())
+        self.weigh(predicted, host.in_flight()) * policy::suspicion(host.unanswered_in_a_row())
     }
 
     fn weigh(&self, predicted: Prediction, in_flight: u32) -> f64 {
         let p50_s = predicted.p50.as_secs_f64().max(1e-6);
-        // An estimate that rests on less than one recent sample fades: a host once slow is tried again some day.
+        // An estimate that rests on less than one recent sample fades: also what is never explored is tried again some day.
         let fade = f64::from(predicted.weight).min(1.0);
         let load = 1.0 + IN_FLIGHT_FACTOR * f64::from(in_flight);
         let trouble = 1.0 + FAILURE_FACTOR * lock(&self.failures).now();

@@ -24,7 +24,7 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
-use futures::StreamExt;
+use futures::{StreamExt, stream::BoxStream};
 use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutOptions, path::Path};
 use tokio::{
     sync::Notify,
@@ -81,6 +81,10 @@ const FAILURES_IN_A_ROW_MAX: u32 = 8;
 const BEGUN_STALL_MAX: Duration = Duration::from_secs(2);
 /// Looks at the marker in a row that fail for no clear reason before a host counts as down.
 const MARKER_MISSES_MAX: u32 = 2;
+
+/// An answer that nobody waits for any more is read to its end if no more than this is left, but no longer than [`DRAIN_MAX`].
+pub(super) const DRAIN_MAX_BYTES: u64 = 64 << 10;
+pub(super) const DRAIN_MAX: Duration = Duration::from_millis(250);
 
 /// 128 random bits, made once and kept in the host's marker.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -291,6 +295,8 @@ struct Inner {
     /// When the last of them ended, or the first one began, in ms since `born`.
     begun_moved_ms: AtomicU64,
     born: Instant,
+    /// Gets given up after unusually long, none answered between them.
+    unanswered_in_a_row: AtomicU32,
     went_down: Notify,
 }
 
@@ -319,6 +325,7 @@ impl Host {
             begun: AtomicU32::new(0),
             begun_moved_ms: AtomicU64::new(0),
             born: Instant::now(),
+            unanswered_in_a_row: AtomicU32::new(0),
             went_down: Notify::new(),
         }))
     }
@@ -475,6 +482,11 @@ impl Host {
         self.0.latency.spread(operation, size)
     }
 
+    /// Reads that were given up after unusually long since it last answered one: many of them, and it hangs.
+    pub fn unanswered_in_a_row(&self) -> u32 {
+        self.0.unanswered_in_a_row.load(Relaxed)
+    }
+
     /// Calls under way.
     pub fn in_flight(&self) -> u32 {
         self.0.in_flight.load(Relaxed)
@@ -586,7 +598,7 @@ impl Host {
             }
             Some(_) => {}
         }
-        let bytes = collect(found.into_stream(), max).await?;
+        let bytes = collect(found.into_stream(), range.end - range.start, max).await?;
         if bytes.len() as u64 != range.end - range.start {
             return Err(HostError::Misanswered("another length than it said"));
         }
@@ -681,6 +693,9 @@ impl Inner {
         if matches!(result, Ok(_) | Err(HostError::NotFound | HostError::TimedOut)) {
             self.latency.add(operation, size, started.elapsed());
         }
+        if matches!(result, Ok(_) | Err(HostError::NotFound)) && operation == Operation::Get {
+            self.unanswered_in_a_row.store(0, Relaxed);
+        }
         self.ended(operation, result.as_ref().err());
     }
 
@@ -770,22 +785,54 @@ impl Call<'_> {
 impl Drop for Call<'_> {
     fn drop(&mut self) {
         self.host.in_flight.fetch_sub(1, Relaxed);
-        if !self.ended {
-            self.host.latency.add_given_up(self.operation, self.size, self.started.elapsed());
+        if self.ended {
+            return;
+        }
+        let is_long = self.host.latency.add_given_up(self.operation, self.size, self.started.elapsed());
+        if is_long && self.operation == Operation::Get {
+            self.host.unanswered_in_a_row.fetch_add(1, Relaxed);
         }
     }
 }
 
-/// Joins a stream of at most `max` bytes; a single part is passed on as it is.
-async fn collect(
-    mut stream: futures::stream::BoxStream<'static, object_store::Result<Bytes>>,
-    max: u64,
-) -> Result<Bytes, HostError> {
+/// An answer on its way. Dropped with little left it is read to its end: a connection with bytes under way is closed, and a new
+/// one costs more than they do.
+struct Answering {
+    stream: BoxStream<'static, object_store::Result<Bytes>>,
+    left_bytes: u64,
+}
+
+impl Answering {
+    async fn next(&mut self) -> Result<Option<Bytes>, HostError> {
+        let part = timeout(GET.stall, self.stream.next()).await.map_err(|_| HostError::TimedOut);
+        let part = part.and_then(|part| part.transpose().map_err(classify));
+        self.left_bytes = match &part {
+            Ok(Some(part)) => self.left_bytes.saturating_sub(part.len() as u64),
+            // Nothing more is to be had of it.
+            Ok(None) | Err(_) => 0,
+        };
+        part
+    }
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        if !(1..=DRAIN_MAX_BYTES).contains(&self.left_bytes) {
+            return;
+        }
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let rest = std::mem::replace(&mut self.stream, futures::stream::empty().boxed());
+        runtime.spawn(timeout(DRAIN_MAX, rest.for_each(|_| std::future::ready(()))));
+    }
+}
+
+/// Joins an answer that says to have `len` bytes, of at most `max`; a single part is passed on as it is.
+async fn collect(stream: BoxStream<'static, object_store::Result<Bytes>>, len: u64, max: u64) -> Result<Bytes, HostError> {
+    let mut answer = Answering { stream, left_bytes: len };
     let mut first: Option<Bytes> = None;
     let mut joined = BytesMut::new();
     let mut len = 0u64;
-    while let Some(part) = timeout(GET.stall, stream.next()).await.map_err(|_| HostError::TimedOut)? {
-        let part = part.map_err(classify)?;
+    while let Some(part) = answer.next().await? {
         len += part.len() as u64;
         if len > max {
             return Err(HostError::Misanswered("more bytes than asked for"));

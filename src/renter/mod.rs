@@ -9,14 +9,14 @@
 //! Words: a *piece* is one erasure-coded share of a slab, a sector on one host. A *base sector* is stored as whole
 //! copies. *Acknowledged* means that any `f = ceil(m / 2)` hosts may be lost now; *complete* means that any `m` may.
 //! A *race* is one read of `need` pieces from more candidates; a *spare* is a candidate asked because others are late;
-//! a *wrong* piece is one that does not fold to its root.
+//! a *wrong* piece is one that does not fold to its root. The *first window* of a reply is what somebody waits for.
 //!
 //! A byte leaves this room only after its grain was checked by the tree that folds to the sector's root, or after the
 //! caller's own proof of all that it asked for held ([`Renter::read_slab_proved`]). Roots are the caller's: whoever passes
 //! a root has proved it.
 //!
 //! Limits, each beside its use: `WRITE_ACK_MAX`, `LAGGARD_MAX`, `PUT_ATTEMPTS_MAX` (`write`); `READ_MAX`,
-//! `HEDGE_MIN`, `PIECE_ATTEMPTS_MAX`, `WHOLE_OBJECT_MAX_BYTES` (`read`); shares of extra bytes (`budget`); slabs in
+//! `HEDGE_MIN`, `PIECE_ATTEMPTS_MAX`, `WHOLE_OBJECT_MAX_BYTES` (`read`); extra bytes and requests ([`budget`]); slabs in
 //! flight (`memory`); the tree cache in bytes (`nodes`); [`DAMAGE_MAX`] remembered damages.
 //!
 //! Retries live here and nowhere below: a [`Host`] call is tried once.
@@ -30,7 +30,7 @@ use std::{
 use crate::sector::{Code, Root, slab_id};
 
 pub mod bucket;
-mod budget;
+pub mod budget;
 #[cfg(test)]
 mod contract;
 pub mod faulty;
@@ -48,7 +48,7 @@ mod read;
 mod sim;
 mod write;
 
-use budget::{HedgeBudget, Overdrive, RetryBudget};
+use budget::{Overdrive, Purse, RetryBudget};
 use forecast::Forecast;
 use host::{Host, HostId, HostState};
 use memory::SlabPool;
@@ -57,6 +57,7 @@ use place::{HostTable, place};
 
 pub use budget::OverdriveCounts;
 pub use memory::SLAB_MEMORY_DEFAULT_BYTES;
+pub use policy::Window;
 pub use read::{Expect, Proof};
 pub use write::{Completion, Written};
 
@@ -186,7 +187,7 @@ struct Shared {
     memory: SlabPool,
     trees: TreeCache,
     placements: Placements,
-    hedges: HedgeBudget,
+    purse: Purse,
     retries: RetryBudget,
     damages: Mutex<VecDeque<Damage>>,
     /// Of reads that need one copy, and of reads that need pieces.
@@ -217,7 +218,7 @@ impl Renter {
             memory: SlabPool::new(options.k, options.m, options.slab_memory_bytes),
             trees: TreeCache::new(options.metadata_bytes),
             placements: Placements::new(options.metadata_bytes),
-            hedges: HedgeBudget::default(),
+            purse: Purse::default(),
             retries: RetryBudget::default(),
             damages: Mutex::default(),
             overdrive: Default::default(),

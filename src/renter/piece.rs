@@ -109,6 +109,22 @@ impl From<HostError> for Fault {
     }
 }
 
+/// What asking for a piece will cost, as far as it can be told before: (requests, bytes). The first touch of a sector costs its
+/// tree, too.
+pub(super) fn expected(shared: &Shared, spot: &Spot, wanted: &Wanted) -> (u64, u64) {
+    match (shared.trees.get(&spot.root), wanted.check) {
+        (Some(tree), _) => (1, tree.grains_of(&wanted.range).len() as u64),
+        (None, Check::Later) => (1, wanted.range.len() as u64),
+        (None, Check::Now) => {
+            let plan = first_touch_plan(wanted);
+            match &plan.apart {
+                None => (1, plan.prefix_bytes),
+                Some(apart) => (2, plan.prefix_bytes + apart.end - apart.start),
+            }
+        }
+    }
+}
+
 /// Gets and checks a piece. A wrong one is charged to its host here, whether or not anybody still waits for it.
 pub(super) async fn fetch(shared: Arc<Shared>, spot: Spot, wanted: Wanted) -> Fetched {
     let mut cost = Cost { rounds: wanted.rounds_before, ..Cost::default() };

@@ -1,9 +1,10 @@
 //! Reading: `need` right pieces from whoever is quickest.
 //!
-//! A race starts as many requests as pieces are needed, at the hosts with the least predicted time. A piece that fails or
-//! is wrong is replaced at once. One deadline stands for the whole read, reckoned from the spread of its hosts' times
-//! (`policy`). When it passes, as many spares as pieces are missing, and one more, are asked, as far as the budget of
-//! extra bytes goes. Dropping the future drops all requests with it.
+//! A race starts as many requests as pieces are needed, at the hosts with the least predicted time, and for the first window
+//! of a reply a few more. A piece that fails or is wrong is replaced at once. One deadline stands for the whole read, reckoned
+//! from the spread of its hosts' times ([`policy`]). When it passes, as many spares as pieces are missing, and one more, are
+//! asked, as far as the purse of extra bytes and requests goes ([`budget`](super::budget)). Now and then a host that nobody
+//! chose for long is asked beside the others. Dropping the future drops all requests with it.
 
 use std::{collections::VecDeque, ops::Range, sync::Arc, time::Duration};
 
@@ -12,10 +13,12 @@ use futures::{StreamExt, stream::FuturesUnordered};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{
-    DamageKind, Renter, RenterError, Shared, SlabRef, Spot, compute,
-    host::Spread,
-    piece::{Check, Fault, Fetched, Unchecked, Wanted, blame, fetch},
-    policy,
+    DamageKind, Renter, RenterError, Shared, SlabRef, Spot, Window,
+    budget::Cost,
+    compute,
+    host::{DRAIN_MAX, DRAIN_MAX_BYTES, Spread},
+    piece::{Check, Fault, Fetched, Unchecked, Wanted, blame, expected, fetch},
+    policy::{self, Plan, Spare},
 };
 use crate::{
     measure::Trace,
@@ -27,8 +30,8 @@ use crate::{
 pub(super) const READ_MAX: Duration = Duration::from_secs(30);
 /// No spare before this: on one machine two cores' scheduling alone makes 5 ms, and spares would only add to it.
 const HEDGE_MIN: Duration = Duration::from_millis(5);
-/// After this a late read gets its spares even if the budget is empty: waiting for a hung host is never right.
-const HEDGE_FORCED: Duration = Duration::from_millis(500);
+/// Hosts of which a read has what it needs before [`HEDGE_MIN`] with this chance need no spares from the start.
+const QUICK_CHANCE: f64 = 0.95;
 /// A host is asked at most so often for a piece, and again only after a failure that may pass.
 const PIECE_ATTEMPTS_MAX: u32 = 2;
 /// A parity piece must be so much quicker than a data piece to be asked in its place: decoding costs time, too.
@@ -36,10 +39,6 @@ const PARITY_FACTOR: f64 = 1.25;
 const PARITY_EXTRA_S: f64 = 0.000_5;
 /// A piece that was missing a moment ago is asked after all others.
 const MISSING_EXTRA_S: f64 = 60.0;
-/// Losers that want no more than this are read to their end, so that their connection lives and their time is learnt,
-/// but no longer than [`DRAIN_MAX`].
-const DRAIN_MAX_BYTES: u64 = 64 << 10;
-const DRAIN_MAX: Duration = Duration::from_millis(250);
 /// Joining up to this many bytes (0.03 ms, 0.2 ms with pieces missing) is done in the task itself.
 const JOIN_INLINE_MAX_BYTES: usize = 2 << 20;
 
@@ -56,6 +55,8 @@ impl Renter {
     /// `NotFound` only if *every* host that should hold a copy answered that it does not. Fewer would not do: an acknowledged sector has
     /// `f + 1` of its `c` copies, so `c - f - 1` hosts may honestly lack it, and `f` more may have lost theirs since:
     /// together `c - 1`. So with a host down, an unknown root is `TooFewPieces`.
+    ///
+    /// One host is asked, then another: a spare from the start would double the bytes, so there is no [`Window`] to tell.
     pub async fn read_sector(&self, root: &Root, expect: Expect, range: Range<u32>, trace: &Trace) -> Result<Bytes, RenterError> {
         assert!(range.end as usize <= SECTOR_BYTES, "ranges of sectors are checked where they are parsed");
         if range.is_empty() {
@@ -64,8 +65,7 @@ impl Renter {
         let spots = self.shared.base_spots(root);
         let spot_count = spots.len();
         let candidates = spots.into_iter().map(|spot| Candidate::new(spot, &range, expect.data_length, 1.0, 0.0)).collect();
-        let read_bytes = u64::from(range.end - range.start);
-        match Race::new(&self.shared, candidates, 1, Known::Named, read_bytes, trace).run().await {
+        match Race::new(&self.shared, candidates, 1, Known::Named, Window::Later, trace).run().await {
             Ok(mut pieces) => Ok(pieces.swap_remove(0).1),
             Err(lost) if lost.missing == spot_count => Err(RenterError::NotFound),
             Err(lost) => Err(lost.into_error(1)),
@@ -74,13 +74,13 @@ impl Renter {
 
     /// A range of a slab's content, from any `k` of its pieces; cut at the content's end. Never `NotFound`: who knows the roots knows
     /// that the slab was written, so its absence is damage.
-    pub async fn read_slab(&self, slab: &SlabRef, range: Range<u64>, trace: &Trace) -> Result<Bytes, RenterError> {
+    pub async fn read_slab(&self, slab: &SlabRef, range: Range<u64>, window: Window, trace: &Trace) -> Result<Bytes, RenterError> {
         let content_max = (usize::from(slab.k) * SECTOR_BYTES) as u64;
         let range = range.start..range.end.min(slab.content_len).min(content_max);
         if range.start >= range.end {
             return Ok(Bytes::new());
         }
-        self.read_rows(slab, range, Check::Now, trace).await.map(|(content, _)| content)
+        self.read_rows(slab, range, Check::Now, window, trace).await.map(|(content, _)| content)
     }
 
     /// The same for a reader that can tell, of all the bytes together, whether they are right: `prove` is asked once, and if it
@@ -92,9 +92,10 @@ impl Renter {
         slab: &SlabRef,
         range: Range<u64>,
         prove: &(dyn Fn(&[u8]) -> bool + Send + Sync),
+        window: Window,
         trace: &Trace,
     ) -> Result<(Bytes, Proof), RenterError> {
-        match self.read_rows(slab, range.clone(), Check::Later, trace).await {
+        match self.read_rows(slab, range.clone(), Check::Later, window, trace).await {
             Ok((content, _)) if prove(&content) => return Ok((content, Proof::Given)),
             Ok((_, held)) => {
                 futures::future::join_all(held.iter().map(|(spot, held)| blame(&self.shared, spot, held))).await;
@@ -103,7 +104,7 @@ impl Renter {
             // Pieces may not have been where they were guessed to be.
             Err(_) => {}
         }
-        self.read_slab(slab, range, trace).await.map(|content| (content, Proof::Missing))
+        self.read_slab(slab, range, window, trace).await.map(|content| (content, Proof::Missing))
     }
 
     /// A range of one piece of a slab, from its own place. The answer may end early: the rest of `range` is zeros.
@@ -153,6 +154,7 @@ impl Renter {
         slab: &SlabRef,
         range: Range<u64>,
         check: Check,
+        window: Window,
         trace: &Trace,
     ) -> Result<(Bytes, Vec<(Spot, Unchecked)>), RenterError> {
         let k = usize::from(slab.k);
@@ -170,7 +172,7 @@ impl Renter {
             candidate
         };
         let candidates = self.shared.slab_spots(slab).into_iter().map(candidate).collect();
-        let mut race = Race::new(&self.shared, candidates, k, Known::Written, range.end - range.start, trace);
+        let mut race = Race::new(&self.shared, candidates, k, Known::Written, window, trace);
         let pieces = race.run().await.map_err(|lost| lost.into_error(k))?;
         let join_bytes = rows.len() * k;
         let join = || code.decode_range(&pieces, rows, range).expect("k checked pieces of one slab, cut to its rows");
@@ -258,7 +260,7 @@ struct Race<'a> {
     shared: &'a Arc<Shared>,
     need: usize,
     known: Known,
-    read_bytes: u64,
+    window: Window,
     piece_bytes: u64,
     /// Not asked yet, best first.
     waiting: VecDeque<Candidate>,
@@ -278,7 +280,7 @@ impl<'a> Race<'a> {
         candidates: Vec<Candidate>,
         need: usize,
         known: Known,
-        read_bytes: u64,
+        window: Window,
         trace: &'a Trace,
     ) -> Race<'a> {
         let piece_bytes = candidates.first().map_or(0, |first| first.wanted.range.len() as u64);
@@ -288,40 +290,30 @@ impl<'a> Race<'a> {
             let cost_s = shared.forecasts[candidate.spot.row].cost_s(host, piece_bytes);
             ((cost_s * candidate.factor + candidate.extra_s) * 1e9) as u64
         });
-        shared.hedges.earn(read_bytes);
-        let began = Instant::now();
-        let (won, missing) = (Vec::with_capacity(need), Vec::new());
-        let trace = Counted { trace, running: 0, rounds: 0 };
         Race {
             shared,
             need,
             known,
-            read_bytes,
+            window,
             piece_bytes,
             waiting: waiting.into(),
-            won,
+            won: Vec::with_capacity(need),
             unchecked: Vec::new(),
-            missing,
+            missing: Vec::new(),
             late: 0,
             spares: 0,
-            began,
-            trace,
+            began: Instant::now(),
+            trace: Counted { trace, running: 0, rounds: 0 },
         }
     }
 
     async fn run(&mut self) -> Result<Vec<(usize, Bytes)>, Lost> {
         let mut running = FuturesUnordered::new();
-        let mut spreads = Vec::with_capacity(self.need);
-        while running.len() < self.need
-            && let Some(candidate) = self.waiting.pop_front()
-        {
-            spreads.extend(self.spread(&candidate));
-            running.push(self.start(candidate));
-        }
-        let mut patience = policy::deadline(&spreads, policy::in_time(self.need), HEDGE_MIN);
+        let (asked, first_patience) = self.plan();
+        running.extend(asked.into_iter().map(|candidate| self.start(candidate)));
+        let mut patience = first_patience;
         let end = self.began + READ_MAX;
-        let mut deadline = self.began + patience;
-        let alarm = sleep_until(deadline);
+        let alarm = sleep_until(self.began + patience);
         tokio::pin!(alarm);
         while self.won.len() < self.need {
             tokio::select! {
@@ -338,24 +330,79 @@ impl<'a> Race<'a> {
                         self.late += running.len();
                         break;
                     }
-                    for _ in 0..self.spares(now) {
-                        let Some(spare) = self.waiting.pop_front() else { break };
-                        running.push(self.start(spare));
-                        self.spares += 1;
+                    let spare = policy::lateness(now - self.began, first_patience);
+                    for _ in 0..policy::spares(self.need, self.need - self.won.len()) {
+                        let Some(candidate) = self.take_spare(spare) else { break };
+                        running.push(self.start(candidate));
                     }
                     // Each further alarm waits twice as long: what came so late is a worse guide than before.
                     patience *= 2;
-                    deadline = if self.waiting.is_empty() { end } else { end.min(now + patience) };
-                    alarm.as_mut().reset(deadline);
+                    let next = if self.waiting.is_empty() { end } else { end.min(now + patience) };
+                    alarm.as_mut().reset(next);
                 }
             }
         }
         let done = self.finish();
         if done.is_ok() && !running.is_empty() && self.piece_bytes <= DRAIN_MAX_BYTES {
-            // In the background, and in silence: the answer does not wait for it.
+            // In the background, and in silence: the answer does not wait for it. Their connections live, and their times are
+            // learnt. Larger ones are read on by their hosts if little is left of them.
             tokio::spawn(timeout(DRAIN_MAX, running.for_each(|_| std::future::ready(()))));
         }
         done
+    }
+
+    /// Whom to ask at once, and how long to wait until it is late.
+    fn plan(&mut self) -> (Vec<Candidate>, Duration) {
+        let mut needed = Cost::default();
+        for candidate in self.waiting.iter().take(self.need) {
+            let cost = self.cost(candidate);
+            needed = Cost { bytes: needed.bytes + cost.bytes, requests: needed.requests + cost.requests };
+        }
+        let share = self.shared.purse.begin(self.window, needed);
+        let mut asked: Vec<Candidate> = self.waiting.drain(..self.need.min(self.waiting.len())).collect();
+        let mut spreads: Vec<Spread> = asked.iter().filter_map(|candidate| self.spread(candidate)).collect();
+        // Hosts on this machine: nobody feels what a spare would save, and it would cost what the others wait for.
+        let quick = policy::deadline(&spreads, self.need, QUICK_CHANCE, HEDGE_MIN) == HEDGE_MIN;
+        let window = if quick { Window::Later } else { self.window };
+        let Plan { in_time, .. } = policy::plan(window, self.need, share, || {
+            let Some(spare) = self.take_spare(Spare::Eager) else { return false };
+            spreads.extend(self.spread(&spare));
+            asked.push(spare);
+            true
+        });
+        // It is not reckoned with: mostly it is still slow.
+        asked.extend(self.take_stale());
+        (asked, policy::deadline(&spreads, self.need, in_time, HEDGE_MIN))
+    }
+
+    fn cost(&self, candidate: &Candidate) -> Cost {
+        let (requests, bytes) = expected(self.shared, &candidate.spot, &candidate.wanted);
+        Cost { bytes, requests }
+    }
+
+    /// The next candidate, if the purse pays for it.
+    fn take_spare(&mut self, spare: Spare) -> Option<Candidate> {
+        let cost = self.cost(self.waiting.front()?);
+        if !self.shared.purse.spend(self.window, spare, cost) {
+            return None;
+        }
+        self.spares += 1;
+        self.waiting.pop_front()
+    }
+
+    /// One that nobody asked for long, to see whether it has become quick.
+    fn take_stale(&mut self) -> Option<Candidate> {
+        let stale = |candidate: &Candidate| {
+            let host = candidate.spot.host.as_ref().filter(|_| candidate.extra_s < MISSING_EXTRA_S);
+            host.is_some_and(|host| self.shared.forecasts[candidate.spot.row].is_stale(host, self.piece_bytes))
+        };
+        let at = self.waiting.iter().position(stale)?;
+        if !self.shared.purse.spend(self.window, Spare::Eager, self.cost(&self.waiting[at])) {
+            return None;
+        }
+        self.spares += 1;
+        self.shared.forecasts[self.waiting[at].spot.row].explore(self.piece_bytes);
+        self.waiting.remove(at)
     }
 
     fn spread(&self, candidate: &Candidate) -> Option<Spread> {
@@ -366,15 +413,6 @@ impl<'a> Race<'a> {
     fn start(&mut self, candidate: Candidate) -> impl Future<Output = Fetched> + Send + use<> {
         self.trace.running += 1;
         fetch(self.shared.clone(), candidate.spot, candidate.wanted)
-    }
-
-    /// Spares to ask for now: as many as pieces are missing and a few more, as far as the budget goes.
-    fn spares(&self, now: Instant) -> usize {
-        let wished = self.need - self.won.len() + policy::SPARES_MORE;
-        if now - self.began >= HEDGE_FORCED {
-            return wished;
-        }
-        (0..wished).take_while(|_| self.shared.hedges.spend(self.read_bytes, self.piece_bytes)).count()
     }
 
     /// Takes an answer. If it is none, another candidate comes in its stead, while there are any.

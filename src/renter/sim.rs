@@ -18,15 +18,15 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{StreamExt, stream::BoxStream};
 use object_store::{
-    CopyOptions, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, memory::InMemory, path::Path,
+    CopyOptions, GetOptions, GetRange, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    ObjectStoreExt, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, memory::InMemory, path::Path,
 };
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tokio::time::{Instant, sleep};
 
 use super::{
-    Completion, Damage, DamageKind, Expect, Proof, Renter, RenterError, RenterOptions, SlabRef,
+    Completion, Damage, DamageKind, Expect, Proof, Renter, RenterError, RenterOptions, SlabRef, Window,
     folder::MARKER_KEY,
     host::{Host, HostId, HostOptions, Writers},
     lock,
@@ -67,6 +67,8 @@ struct SimStore {
     rng: Mutex<ChaCha8Rng>,
     calls: AtomicU64,
     read_bytes: AtomicU64,
+    /// Of ranges, whether or not they were answered.
+    asked_bytes: AtomicU64,
     running: AtomicU64,
 }
 
@@ -132,6 +134,9 @@ impl ObjectStore for SimStore {
     async fn get_opts(&self, path: &Path, options: GetOptions) -> Result<GetResult> {
         if path.as_ref() == MARKER_KEY {
             return if lock(&self.mood).dead { Err(lost()) } else { self.inner.get_opts(path, options).await };
+        }
+        if let Some(GetRange::Bounded(range)) = &options.range {
+            self.asked_bytes.fetch_add(range.end - range.start, Relaxed);
         }
         let _running = self.run();
         let is_corrupt = self.serve().await?;
@@ -221,6 +226,7 @@ impl World {
             rng: ChaCha8Rng::seed_from_u64(seed ^ (index + 1) << 32).into(),
             calls: 0.into(),
             read_bytes: 0.into(),
+            asked_bytes: 0.into(),
             running: 0.into(),
         };
         let stores: Vec<_> = (0..N as u64).map(|index| Arc::new(store(index))).collect();
@@ -307,6 +313,10 @@ impl World {
         self.stores.iter().map(|store| store.read_bytes.load(Relaxed)).sum()
     }
 
+    fn asked_bytes(&self) -> u64 {
+        self.stores.iter().map(|store| store.asked_bytes.load(Relaxed)).sum()
+    }
+
     fn damages(&self, kind: DamageKind) -> Vec<Damage> {
         self.renter.damages().into_iter().filter(|damage| damage.kind == kind).collect()
     }
@@ -319,7 +329,7 @@ impl World {
     }
 
     async fn read(&self, slab: &SlabRef, range: Range<u64>) -> std::result::Result<Bytes, RenterError> {
-        self.renter.read_slab(slab, range, &Trace::default()).await
+        self.renter.read_slab(slab, range, Window::Later, &Trace::default()).await
     }
 
     async fn assert_reads(&mut self, slab: &SlabRef, content: &[u8]) {
@@ -491,7 +501,8 @@ fn a_readers_own_proof_stands_in_for_the_trees_and_liars_are_still_charged() {
         let whole = 0..slab.content_len;
         let prove = |bytes: &[u8]| bytes == content;
         let trace = Trace::default();
-        let (read, proof) = world.renter.read_slab_proved(&slab, whole.clone(), &prove, &trace).await.expect("six are right");
+        let (read, proof) =
+            world.renter.read_slab_proved(&slab, whole.clone(), &prove, Window::First, &trace).await.expect("six are right");
         assert!(read == content);
         let wrong = world.damages(DamageKind::Wrong);
         assert!(wrong.iter().all(|damage| liars.iter().any(|host| host_id(*host) == damage.host)), "only liars are charged");
@@ -505,7 +516,8 @@ fn a_readers_own_proof_stands_in_for_the_trees_and_liars_are_still_charged() {
         }
         // A proof that cannot hold: the bytes of the roots, and nobody is charged for them.
         let before = world.damages(DamageKind::Wrong).len();
-        let (read, proof) = world.renter.read_slab_proved(&slab, whole, &|_| false, &trace).await.expect("six are right");
+        let (read, proof) =
+            world.renter.read_slab_proved(&slab, whole, &|_| false, Window::Later, &trace).await.expect("six are right");
         assert!(read == content && proof == Proof::Missing);
         if liars.is_empty() {
             assert_eq!(world.damages(DamageKind::Wrong).len(), before);
@@ -525,7 +537,8 @@ fn proved_reads_of_bad_hosts_are_right_or_the_error_has_a_name() {
         for _ in 0..6 {
             let range = world.range(slab.content_len);
             let wanted = &content[range.start as usize..range.end as usize];
-            match world.renter.read_slab_proved(&slab, range, &|bytes| bytes == wanted, &Trace::default()).await {
+            let prove = |bytes: &[u8]| bytes == wanted;
+            match world.renter.read_slab_proved(&slab, range, &prove, Window::First, &Trace::default()).await {
                 Ok((read, _)) => assert!(read == wanted, "wrong bytes"),
                 Err(error) => assert!(matches!(error, RenterError::TooFewPieces { need: 6, .. }), "{error:?}"),
             }
@@ -575,9 +588,9 @@ fn a_dropped_read_cancels_its_calls() {
         let hung = world.some_hosts(3);
         world.change(&hung, |mood| mood.hang = 0.5);
         let patience = Duration::from_micros(world.rng.random_range(0..40_000));
-        let trace = Trace::default();
+        let (trace, window) = (Trace::default(), if seed % 2 == 0 { Window::First } else { Window::Later });
         let calls_before = world.calls();
-        let read = tokio::time::timeout(patience, world.renter.read_slab(&slab, 0..slab.content_len, &trace)).await;
+        let read = tokio::time::timeout(patience, world.renter.read_slab(&slab, 0..slab.content_len, window, &trace)).await;
         if read.is_err() {
             assert_eq!(world.running(), 0, "calls go on after the read was dropped");
             assert_eq!(u64::from(trace.host_requests()), world.calls() - calls_before, "each call is counted");
@@ -762,7 +775,7 @@ fn the_first_touch_is_cold_and_every_touch_one_round() {
         let range = 2 << 20..(2 << 20) + (256 << 10);
         for class in [Class::Cold, Class::Hosts] {
             let trace = Trace::default();
-            world.renter.read_slab(&slab, range.clone(), &trace).await.expect("all are well");
+            world.renter.read_slab(&slab, range.clone(), Window::Later, &trace).await.expect("all are well");
             trace.body(crate::measure::Tier::Hosts, 1);
             assert_eq!((trace.class(), trace.serial_rounds()), (class, 1));
         }
@@ -770,7 +783,7 @@ fn the_first_touch_is_cold_and_every_touch_one_round() {
         world.change(&[0, 1, 2], |mood| mood.dead = true);
         world.restart().await;
         let trace = Trace::default();
-        world.renter.read_slab(&slab, 0..10_000, &trace).await.expect("six are well");
+        world.renter.read_slab(&slab, 0..10_000, Window::Later, &trace).await.expect("six are well");
         assert_eq!((trace.host_requests(), trace.serial_rounds()), (6, 1));
         world.change(&[0, 1, 2], |mood| mood.dead = false);
         world.restart().await;
@@ -840,6 +853,122 @@ fn hedging_cuts_the_tail_within_its_budget() {
     });
 }
 
+/// Nobody is late here, so what is asked beyond the pieces needed is asked from the start.
+#[test]
+fn only_first_windows_ask_a_spare_from_the_start_and_its_loser_is_read_to_its_end() {
+    with_seeds(20, async |seed| {
+        let mut world = World::new(seed, Mood { sigma: 0.0, ..CALM }).await;
+        let content = world.content(300_000);
+        let slab = world.write_complete(&content).await;
+        let mut calls = world.calls();
+        for (window, expect) in [(Window::Later, 6), (Window::First, 7), (Window::Later, 6), (Window::First, 7)] {
+            let read = world.renter.read_slab(&slab, 0..slab.content_len, window, &Trace::default()).await;
+            assert!(read.expect("well") == content);
+            assert_eq!((world.calls() - calls, world.running()), (expect, expect - 6), "{window:?}");
+            sleep(Duration::from_millis(250)).await;
+            assert_eq!(world.running(), 0);
+            calls = world.calls();
+        }
+    });
+}
+
+/// The worst for a budget: at once every read is late, by all that is known of the hosts. Then one of them hangs as well.
+#[test]
+fn extra_bytes_keep_to_the_purse_when_all_hosts_slow_down_together_and_nobody_waits_for_one_that_hangs() {
+    const UNIT: u64 = 1 << 20;
+    const SMALL: u64 = 256 << 10;
+    /// What the purse may hold and owe at most.
+    const BURST: u64 = 36 << 20;
+    with_seeds(3, async |seed| {
+        let mut world = World::new(seed, Mood { sigma: 0.5, ..CALM }).await;
+        let mut content = vec![0; 2 << 20];
+        world.rng.fill(&mut content[..]);
+        let slab = world.write_complete(&content).await;
+        // Trees are known then: what is asked is pieces.
+        for _ in 0..20 {
+            world.read(&slab, 0..slab.content_len).await.expect("well");
+        }
+        let hung = world.some_hosts(1);
+        let (asked_before, mut needed, mut slowest) = (world.asked_bytes(), 0, Duration::ZERO);
+        for round in 0..1_000 {
+            match round {
+                300 => world.change(&Vec::from_iter(0..N), |mood| mood.median = Duration::from_millis(400)),
+                700 => world.change(&hung, |mood| mood.hang = 1.0),
+                _ => {}
+            }
+            // Whole grains of the pieces, so that what is needed is known here.
+            let (window, bytes) = if round % 8 == 0 { (Window::First, 6 * (SMALL / 8)) } else { (Window::Later, 6 * (UNIT / 8)) };
+            let start = world.rng.random_range(0..=(slab.content_len - bytes) / (6 * 4096)) * 6 * 4096;
+            let began = Instant::now();
+            let read = world.renter.read_slab(&slab, start..start + bytes, window, &Trace::default()).await;
+            assert!(read.expect("eight are well") == content[start as usize..(start + bytes) as usize]);
+            slowest = slowest.max(began.elapsed());
+            needed += bytes;
+        }
+        let extra = world.asked_bytes() - asked_before - needed;
+        println!("seed {seed}: {:.2} % extra of {} MiB, slowest {slowest:?}", extra as f64 * 100.0 / needed as f64, needed >> 20);
+        assert!(extra <= needed / 20 + BURST, "{extra} of {needed}");
+        assert!(slowest < Duration::from_secs(6), "{slowest:?}");
+    });
+}
+
+#[test]
+fn a_host_once_slow_is_tried_again_and_chosen_when_it_is_quick() {
+    with_seeds(5, async |seed| {
+        let mut world = World::new(seed, Mood { sigma: 0.2, ..CALM }).await;
+        let content = world.content(100_000);
+        let slab = world.write_complete(&content).await;
+        let once_slow = world.some_hosts(1);
+        world.change(&once_slow, |mood| mood.median = Duration::from_secs(1));
+        let calls = |world: &World| world.stores[once_slow[0]].calls.load(Relaxed);
+        let read_for = async |world: &World, minutes: u64| {
+            let before = calls(world);
+            for _ in 0..minutes * 60 {
+                world.read(&slab, 0..slab.content_len).await.expect("eight are well");
+                sleep(Duration::from_secs(1)).await;
+            }
+            calls(world) - before
+        };
+        read_for(&world, 2).await;
+        // While it is slow it is looked at now and then.
+        let looks = read_for(&world, 10).await;
+        assert!((1..=120).contains(&looks), "{looks} calls in ten minutes");
+        world.change(&once_slow, |mood| mood.median = Duration::from_millis(5));
+        read_for(&world, 30).await;
+        let chosen = read_for(&world, 2).await;
+        assert!(chosen >= 110, "the quickest of nine was asked in {chosen} of 120 reads");
+    });
+}
+
+#[test]
+fn a_base_sector_is_asked_of_one_host_and_of_another_when_it_is_late() {
+    with_seeds(20, async |seed| {
+        let mut world = World::new(seed, Mood { sigma: 0.0, ..CALM }).await;
+        let content = world.content(50_000);
+        let object = build_object(&content, 0, 0, 1);
+        world.renter.write_base(object.clone()).await.expect("well").complete().await;
+        let read = async |world: &World| {
+            let calls = world.calls();
+            let began = Instant::now();
+            let range = 0..content.len() as u32;
+            let read = world.renter.read_sector(&object.root, Expect::default(), range, &Trace::default()).await;
+            assert!(read.expect("copies are left")[..] == content);
+            (world.calls() - calls, began.elapsed())
+        };
+        for _ in 0..20 {
+            assert_eq!(read(&world).await.0, 1);
+        }
+        // The one that is asked first hangs.
+        let before: Vec<u64> = world.stores.iter().map(|store| store.calls.load(Relaxed)).collect();
+        read(&world).await;
+        let first = (0..N).find(|host| world.stores[*host].calls.load(Relaxed) > before[*host]).expect("one was asked");
+        world.change(&[first], |mood| mood.hang = 1.0);
+        let (calls, took) = read(&world).await;
+        assert_eq!(calls, 2, "one more, not all");
+        assert!(took < Duration::from_millis(200), "{took:?}");
+    });
+}
+
 #[test]
 fn shared_hosts_are_refused_unless_allowed() {
     with_seeds(1, async |seed| {
@@ -857,7 +986,7 @@ fn shared_hosts_are_refused_unless_allowed() {
         let content = vec![5; 100_000];
         let (encoded, slab) = encode(&content);
         assert_eq!(renter.write_slab(encoded).await.expect("well").complete().await, Completion::Complete);
-        assert!(renter.read_slab(&slab, 0..100_000, &Trace::default()).await.expect("well") == content);
+        assert!(renter.read_slab(&slab, 0..100_000, Window::Later, &Trace::default()).await.expect("well") == content);
         let base = build_object(&content, 0, 0, 1);
         assert_eq!(renter.write_base(base).await.expect("well").complete().await, Completion::Complete);
     });

@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use super::{
-    DamageKind, Expect, Renter, RenterError, Shared, SlabRef, Spot, compute,
+    DamageKind, Expect, Renter, RenterError, Shared, SlabRef, Spot, Window, compute,
     host::{Deadline, Host, HostError, ReadRange},
     read::piece_length,
     sector_path, write_refusal,
@@ -166,7 +166,8 @@ impl Renter {
             .expect("a slab's redundancy is checked where it is parsed");
         let step_bytes = encoder.step_bytes() as u64;
         for step in 0..slab.content_len.div_ceil(step_bytes) {
-            let content = self.read_slab(slab, step * step_bytes..(step + 1) * step_bytes, &Trace::default()).await?;
+            let content =
+                self.read_slab(slab, step * step_bytes..(step + 1) * step_bytes, Window::Later, &Trace::default()).await?;
             compute(|| encoder.encode_step(step as usize, &content));
         }
         let encoded = compute(|| encoder.finish(slab.content_len));

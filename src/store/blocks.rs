@@ -13,7 +13,7 @@ use bytes::Bytes;
 use crate::address::{Cid, Multihash, check_bytes, check_parts, hash};
 use crate::deny::Reason;
 use crate::measure::{Tier, Trace};
-use crate::renter::Proof;
+use crate::renter::{Proof, Window};
 use crate::sector::Root;
 use crate::tree::pack::{Place, SkyfileRef};
 
@@ -71,11 +71,24 @@ impl Located {
     }
 
     /// The block around the bytes of its place.
-    fn wrap(&self, bytes: Bytes) -> Bytes {
+    pub fn wrap(&self, bytes: Bytes) -> Bytes {
         if self.prefix.is_empty() && self.suffix.is_empty() {
             return bytes;
         }
         [&self.prefix[..], &bytes, &self.suffix].concat().into()
+    }
+
+    /// Where its bytes lie on hosts, whatever stands around them.
+    pub fn extent(&self) -> Option<&Extent> {
+        match &self.place {
+            LocatedPlace::Stored(extent) => Some(extent),
+            LocatedPlace::Here(_) => None,
+        }
+    }
+
+    /// Is this the block, with these bytes of its extent?
+    pub fn proves(&self, cid: &Cid, bytes: &[u8]) -> bool {
+        check_parts(cid.hash(), &[&self.prefix, bytes, &self.suffix]).is_ok()
     }
 
     /// Only a leaf is kept as a stretch of its file with a frame around it.
@@ -94,15 +107,14 @@ impl Located {
 
 impl Inner {
     /// The whole block, hashed against its CID. Body bytes are counted in the trace.
-    pub async fn block(self: &Arc<Self>, cid: &Cid, trace: &Arc<Trace>) -> Result<Bytes, StoreError> {
+    pub async fn block(self: &Arc<Self>, cid: &Cid, window: Window, trace: &Arc<Trace>) -> Result<Bytes, StoreError> {
         self.denied.allow(cid)?;
         if cid.hash().code() == hash::IDENTITY {
             trace.body(Tier::Memory, cid.hash().digest().len() as u64);
             return Ok(Bytes::copy_from_slice(cid.hash().digest()));
         }
         let located = self.locate(cid.hash(), trace).await?;
-        let Located { prefix, suffix, place } = &located;
-        let extent = match place {
+        let extent = match &located.place {
             LocatedPlace::Here(bytes) => {
                 trace.body(Tier::Memory, bytes.len() as u64);
                 return self.check(cid, bytes.clone());
@@ -112,8 +124,8 @@ impl Inner {
             }
             LocatedPlace::Stored(extent) => extent,
         };
-        let prove = |bytes: &[u8]| check_parts(cid.hash(), &[prefix, bytes, suffix]).is_ok();
-        let (bytes, proof) = self.contents.body_proved(extent, &prove, trace).await?;
+        let prove = |bytes: &[u8]| located.proves(cid, bytes);
+        let (bytes, proof) = self.contents.body_proved(extent, &prove, window, trace).await?;
         let block = located.wrap(bytes);
         if proof == Proof::Given { Ok(block) } else { self.check(cid, block) }
     }

@@ -15,7 +15,7 @@ use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 
 use crate::measure::{Tier, Trace};
-use crate::renter::{Expect, Proof, Renter, SlabRef};
+use crate::renter::{Expect, Proof, Renter, SlabRef, Window};
 use crate::sector::{Root, SECTOR_BYTES};
 use crate::tree::pack::SkyfileRef;
 
@@ -26,6 +26,8 @@ use super::StoreError;
 pub const UNIT_BYTES: u64 = 1 << 20;
 /// One read of a short range, and the first read of every stream.
 pub const SMALL_UNIT_BYTES: u64 = 256 << 10;
+/// One read of several leaves that lie side by side: a unit, and what stands between them.
+pub const RUN_BYTES_MAX: u64 = UNIT_BYTES + (16 << 10);
 /// One read of index bytes: a few dozen nodes of a large folder.
 const PAGE_BYTES: u64 = 64 << 10;
 /// Of a pack that came whole: the interior nodes of some ten thousand files.
@@ -170,13 +172,6 @@ pub struct Extent {
     pub length: u64,
 }
 
-/// Where a stretch stands in its reply.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Position {
-    ReplyStart,
-    Later,
-}
-
 pub struct Contents {
     renter: Renter,
     bodies: ByteCache,
@@ -199,12 +194,12 @@ impl Contents {
 
     /// Cuts `range` of `extent` into reads. Whole units are read whole, parts of a unit and the unit that a reply
     /// begins with in small ones, so that the first bytes come soon and nothing is fetched twice.
-    pub fn cut(&self, extent: &Extent, range: Range<u64>, position: Position) -> Vec<Range<u64>> {
+    pub fn cut(&self, extent: &Extent, range: Range<u64>, window: Window) -> Vec<Range<u64>> {
         let mut reads = Vec::new();
         let mut at = range.start;
         while at < range.end {
             let unit = unit_of(at, UNIT_BYTES, extent.length);
-            let begins = position == Position::ReplyStart && reads.is_empty();
+            let begins = window == Window::First && reads.is_empty();
             let whole = at == unit.start && range.end >= unit.end && !begins;
             let end = if whole {
                 unit.end
@@ -221,10 +216,10 @@ impl Contents {
     }
 
     /// Reads `range` of `extent`, which lies within one unit, from memory or hosts.
-    pub async fn body(&self, extent: &Extent, range: Range<u64>, trace: &Arc<Trace>) -> Result<Bytes, StoreError> {
+    pub async fn body(&self, extent: &Extent, range: Range<u64>, window: Window, trace: &Arc<Trace>) -> Result<Bytes, StoreError> {
         debug_assert!(range.end <= extent.length && range.end - range.start <= UNIT_BYTES);
         if !self.keep {
-            return self.joined(&extent.content, extent.start + range.start..extent.start + range.end, trace).await;
+            return self.joined(&extent.content, extent.start + range.start..extent.start + range.end, window, trace).await;
         }
         if let Some(body) = self.body_at_hand(extent, &range, trace) {
             return Ok(body);
@@ -232,7 +227,7 @@ impl Contents {
         let unit = unit_of(range.start, UNIT_BYTES, extent.length);
         let small = unit_of(range.start, SMALL_UNIT_BYTES, extent.length);
         let wanted = if range.end <= small.end { small } else { unit };
-        let body = self.joined(&extent.content, extent.start + wanted.start..extent.start + wanted.end, trace).await?;
+        let body = self.joined(&extent.content, extent.start + wanted.start..extent.start + wanted.end, window, trace).await?;
         Ok(body.slice((range.start - wanted.start) as usize..(range.end - wanted.start) as usize))
     }
 
@@ -242,20 +237,22 @@ impl Contents {
         &self,
         extent: &Extent,
         prove: &(dyn Fn(&[u8]) -> bool + Send + Sync),
+        window: Window,
         trace: &Arc<Trace>,
     ) -> Result<(Bytes, Proof), StoreError> {
         let (content, range) = (&extent.content, extent.start..extent.start + extent.length);
-        let slab = content.slab_of(&range).filter(|_| extent.length <= UNIT_BYTES && extent.length > 0);
+        let slab = content.slab_of(&range).filter(|_| extent.length <= RUN_BYTES_MAX && extent.length > 0);
         let Some((slab, in_slab)) = slab else {
-            let reads = self.cut(extent, 0..extent.length, Position::Later);
-            let reads = reads.into_iter().map(|range| self.body(extent, range, trace));
+            // All of it has to be there before a byte of it is right.
+            let reads = self.cut(extent, 0..extent.length, Window::Later);
+            let reads = reads.into_iter().map(|range| self.body(extent, range, window, trace));
             let mut parts: Vec<Bytes> = futures::future::try_join_all(reads).await?;
             let body = if parts.len() == 1 { parts.swap_remove(0) } else { parts.concat().into() };
             return Ok((body, Proof::Missing));
         };
         let proof = AtomicBool::new(false);
         let fetch = async {
-            let read = self.renter.read_slab_proved(&slab, in_slab, prove, trace).await;
+            let read = self.renter.read_slab_proved(&slab, in_slab, prove, window, trace).await;
             let (body, given) = read.map_err(StoreError::of_pinned)?;
             proof.store(given == Proof::Given, Ordering::Relaxed);
             Ok(body)
@@ -263,6 +260,17 @@ impl Contents {
         let body = self.joined_by(content, range, fetch, trace).await?;
         let proof = if proof.load(Ordering::Relaxed) { Proof::Given } else { Proof::Missing };
         Ok((body, proof))
+    }
+
+    /// All of an extent of at most [`RUN_BYTES_MAX`], in one read.
+    pub async fn run(&self, extent: &Extent, window: Window, trace: &Arc<Trace>) -> Result<Bytes, StoreError> {
+        debug_assert!(extent.length <= RUN_BYTES_MAX);
+        self.joined(&extent.content, extent.start..extent.start + extent.length, window, trace).await
+    }
+
+    /// Is all of an extent of at most one unit in memory?
+    pub fn holds(&self, extent: &Extent) -> bool {
+        self.keep && self.bodies.peek(&key(&extent.content, extent.start, &(0..extent.length))).is_some()
     }
 
     /// `range` of `extent` if it lies within one unit that is in memory.
@@ -277,8 +285,8 @@ impl Contents {
         Some(body)
     }
 
-    async fn joined(&self, content: &Content, range: Range<u64>, trace: &Arc<Trace>) -> Result<Bytes, StoreError> {
-        self.joined_by(content, range.clone(), self.fetch(content, range, trace), trace).await
+    async fn joined(&self, content: &Content, range: Range<u64>, window: Window, trace: &Arc<Trace>) -> Result<Bytes, StoreError> {
+        self.joined_by(content, range.clone(), self.fetch(content, range, window, trace), trace).await
     }
 
     /// One fetch for all who ask for these bytes at the same time; kept if bodies are kept.
@@ -302,7 +310,8 @@ impl Contents {
         Ok(body)
     }
 
-    /// Index bytes: read in pages, since the nodes of a DAG stand side by side in its pack and are wanted together.
+    /// Index bytes: read in pages, since the nodes of a DAG stand side by side in its pack and are wanted together. Each page is
+    /// a first window: no byte behind it can leave before it is there.
     pub async fn index_bytes(&self, content: &Content, range: Range<u64>, trace: &Arc<Trace>) -> Result<Bytes, StoreError> {
         if range.end > content.size {
             return Err(StoreError::BadPin(format!("bytes {range:?} lie outside a skyfile of {} bytes", content.size)));
@@ -323,7 +332,7 @@ impl Contents {
         let page = unit_of(start, PAGE_BYTES, content.size);
         let fetch = async {
             trace.index_from_hosts();
-            self.fetch(content, page.clone(), trace).await
+            self.fetch(content, page.clone(), Window::First, trace).await
         };
         self.pages.get_or_insert_async(&key(content, 0, &page), fetch).await
     }
@@ -341,7 +350,13 @@ impl Contents {
     }
 
     /// Reads from hosts, verified, past the cache. Used for index bytes, which have a cache of their own.
-    pub async fn fetch(&self, content: &Content, range: Range<u64>, trace: &Arc<Trace>) -> Result<Bytes, StoreError> {
+    pub async fn fetch(
+        &self,
+        content: &Content,
+        range: Range<u64>,
+        window: Window,
+        trace: &Arc<Trace>,
+    ) -> Result<Bytes, StoreError> {
         if range.end > content.size {
             return Err(StoreError::BadPin(format!("bytes {range:?} lie outside a skyfile of {} bytes", content.size)));
         }
@@ -357,7 +372,7 @@ impl Contents {
                 let found = self.renter.read_sector(&content.root, expect, range, trace).await.map_err(StoreError::of_pinned)?;
                 Ok(pad(found, (end - start) as usize))
             }
-            Place::Slabs { k, m, roots } => self.fetch_from_slabs(content, (*k, *m, roots), range, trace).await,
+            Place::Slabs { k, m, roots } => self.fetch_from_slabs(content, (*k, *m, roots), range, window, trace).await,
         }
     }
 
@@ -366,6 +381,7 @@ impl Contents {
         content: &Content,
         (k, m, roots): (u8, u8, &Arc<[Root]>),
         range: Range<u64>,
+        window: Window,
         trace: &Arc<Trace>,
     ) -> Result<Bytes, StoreError> {
         let slab_bytes = u64::from(k) * SECTOR_BYTES as u64;
@@ -379,7 +395,7 @@ impl Contents {
             parts.push(part);
             at = end;
         }
-        let reads = parts.iter().map(|(slab, range)| self.renter.read_slab(slab, range.clone(), trace));
+        let reads = parts.iter().map(|(slab, range)| self.renter.read_slab(slab, range.clone(), window, trace));
         let mut found = futures::future::try_join_all(reads).await.map_err(StoreError::of_pinned)?;
         if found.len() == 1 {
             return Ok(found.swap_remove(0));

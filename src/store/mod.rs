@@ -46,7 +46,7 @@ use crate::sector::Root;
 use crate::tree::TreeError;
 use crate::tree::skyfile::SkyfileError;
 
-pub use crate::renter::{Completion, Written};
+pub use crate::renter::{Completion, Window, Written};
 pub use blocklist::{BLOCKLIST_CHANGES_MAX, BLOCKLIST_MAX, Blocked};
 pub use blocks::BLOCK_BYTES_MAX;
 pub use catalog::{CatalogError, PinRow as CatalogPin};
@@ -252,8 +252,8 @@ impl Store {
     }
 
     /// The whole block, hashed against its CID.
-    pub async fn block(&self, cid: &Cid, trace: &Arc<Trace>) -> Result<Bytes, StoreError> {
-        self.inner.block(cid, trace).await
+    pub async fn block(&self, cid: &Cid, window: Window, trace: &Arc<Trace>) -> Result<Bytes, StoreError> {
+        self.inner.block(cid, window, trace).await
     }
 
     /// The whole block, counted and cached as index: nodes on the way to what was asked for.

@@ -17,7 +17,7 @@ use crate::tree::pack::{PackDirectory, PackError, PackHead, PackIndex, ROW_BYTES
 use super::blocks::OpenPack;
 use super::content::{Content, UNIT_BYTES};
 use super::packs::{IndexFile, Kept, WHOLE_INDEX_BYTES_MAX};
-use super::{Inner, StoreError};
+use super::{Inner, StoreError, Window};
 
 /// Bytes of rows read at a time where all of them are gone through.
 const ROWS_READ_BYTES: u64 = UNIT_BYTES / ROW_BYTES as u64 * ROW_BYTES as u64;
@@ -106,7 +106,7 @@ impl Inner {
         trace.index_from_hosts();
         let is_whole = content.size <= SECTOR_BYTES as u64;
         let first = if is_whole { content.size } else { START_BYTES };
-        let start = self.contents.fetch(content, 0..first, trace).await?;
+        let start = self.contents.fetch(content, 0..first, Window::First, trace).await?;
         let head = PackHead::parse(&start, content.size).map_err(bad_pack)?;
         let index_bytes = head.index.end - head.index.start;
         if index_bytes > WHOLE_INDEX_BYTES_MAX {
@@ -118,7 +118,8 @@ impl Inner {
             bytes.extend_from_slice(&start[head.index.start as usize..]);
         } else {
             let units = (head.index.start..head.index.end).step_by(UNIT_BYTES as usize);
-            let reads = units.map(|at| self.contents.fetch(content, at..(at + UNIT_BYTES).min(head.index.end), trace));
+            let reads =
+                units.map(|at| self.contents.fetch(content, at..(at + UNIT_BYTES).min(head.index.end), Window::Later, trace));
             let units = futures::future::try_join_all(reads).await?;
             units.iter().for_each(|unit| bytes.extend_from_slice(unit));
         }
@@ -138,7 +139,7 @@ impl Inner {
         let want = head.index.start..head.index.start + PackDirectory::START_BYTES as u64;
         let index_start = match start.get(want.start as usize..want.end as usize) {
             Some(at_hand) => Bytes::copy_from_slice(at_hand),
-            None => self.contents.fetch(content, want, trace).await?,
+            None => self.contents.fetch(content, want, Window::First, trace).await?,
         };
         let table = PackDirectory::table(head, &index_start).map_err(bad_pack)?;
         let table = self.fetch_long(content, table, trace).await?;
@@ -152,7 +153,7 @@ impl Inner {
         let mut at = range.start;
         while at < range.end {
             let end = (at + UNIT_BYTES).min(range.end);
-            bytes.extend_from_slice(&self.contents.fetch(content, at..end, trace).await?);
+            bytes.extend_from_slice(&self.contents.fetch(content, at..end, Window::Later, trace).await?);
             at = end;
         }
         Ok(bytes.freeze())
@@ -215,7 +216,7 @@ impl Inner {
         for range in pages(large.directory.rows()) {
             let rows = match &large.file {
                 Some(file) => file.read(range).map(Bytes::from).map_err(unreadable)?,
-                None => self.contents.fetch(&pack.content, range, trace).await?,
+                None => self.contents.fetch(&pack.content, range, Window::First, trace).await?,
             };
             each_key(&rows, &mut take)?;
             // Other tasks of this thread have waited for a mebibyte of rows.
@@ -242,15 +243,15 @@ impl Inner {
     /// Fetches a large index to this node's disk, checking it on the way.
     pub async fn fetch_index_file(&self, root: &Root, pack: &OpenPack, trace: &Arc<Trace>) -> Result<(), StoreError> {
         let PackRows::Large(LargeRows { directory, file: None }) = &pack.rows else { return Ok(()) };
-        let start = self.contents.fetch(&pack.content, 0..PackHead::BYTES as u64, trace).await?;
+        let start = self.contents.fetch(&pack.content, 0..PackHead::BYTES as u64, Window::Later, trace).await?;
         let head = PackHead::parse(&start, pack.content.size).map_err(bad_pack)?;
         let mut new = self.packs_on_disk.create().map_err(unreadable)?;
         let rows = directory.rows();
         let mut check = directory.check_rows();
-        let before = self.contents.fetch(&pack.content, head.index.start..rows.start, trace).await?;
+        let before = self.contents.fetch(&pack.content, head.index.start..rows.start, Window::Later, trace).await?;
         new.push(&start).and_then(|()| new.push(&before)).map_err(unreadable)?;
         for range in pages(rows.clone()) {
-            let bytes = self.contents.fetch(&pack.content, range, trace).await?;
+            let bytes = self.contents.fetch(&pack.content, range, Window::Later, trace).await?;
             check.push(&bytes).map_err(bad_pack)?;
             new.push(&bytes).map_err(unreadable)?;
         }
@@ -258,7 +259,7 @@ impl Inner {
         let mut at = rows.end;
         while at < head.index.end {
             let end = (at + UNIT_BYTES).min(head.index.end);
-            new.push(&self.contents.fetch(&pack.content, at..end, trace).await?).map_err(unreadable)?;
+            new.push(&self.contents.fetch(&pack.content, at..end, Window::Later, trace).await?).map_err(unreadable)?;
             at = end;
         }
         self.packs_on_disk.persist(root, new).map_err(unreadable)

@@ -5,20 +5,26 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use futures::stream::{self, BoxStream, FuturesOrdered, StreamExt, TryStreamExt};
 
 use crate::address::{Cid, codec, hash};
 use crate::measure::{Tier, Trace};
+use crate::renter::Proof;
 use crate::tree::{FileChild, FileNode, TreeNode, parse_node};
 
-use super::content::{Extent, Position, UNIT_BYTES};
+use super::blocks::Located;
+use super::content::{Extent, RUN_BYTES_MAX, UNIT_BYTES};
 use super::skyfiles::OpenSkyfile;
-use super::{Store, StoreError};
+use super::{Store, StoreError, Window};
 
 /// Bytes read ahead of what the client took, for one reply. Four units keep two cores and nine hosts busy.
 const READ_AHEAD_BYTES: u64 = 4 * UNIT_BYTES;
 /// Reads in flight of one reply, whatever their size. Bounds the reads of files made of many tiny leaves.
-const READS_AHEAD_MAX: u64 = 16;
+const READS_AHEAD_MAX: usize = 16;
+/// Leaves no further from one another than this are read together: a block's frame in a CAR takes some forty bytes.
+const RUN_GAP_BYTES_MAX: u64 = 1 << 10;
 /// Levels of a file's tree. A file of 2^64 bytes in 256-KiB leaves with two children a node has fewer.
 const FILE_DEPTH_MAX: usize = 64;
 
@@ -38,24 +44,98 @@ enum Read {
     /// Bytes at hand: out of a node on the way.
     Here(Bytes),
     /// A stretch of an extent whose row is proved; the sector tree checks it.
-    Extent(Extent, Range<u64>),
+    Extent(Extent, Range<u64>, Window),
     /// Part of the data of a leaf that has to be fetched whole, hashed and unwrapped.
-    Leaf(Cid, u64, Range<u64>),
+    Leaf(Leaf, Range<u64>, Window),
+    /// Whole leaves, one behind the other.
+    Run(Run),
+}
+
+impl Read {
+    fn bytes(&self) -> u64 {
+        match self {
+            Read::Here(bytes) => bytes.len() as u64,
+            Read::Extent(_, range, _) | Read::Leaf(_, range, _) => range.end - range.start,
+            Read::Run(run) => run.extent.length,
+        }
+    }
+}
+
+/// Leaves that lie side by side in one content: a window of a stream costs its hosts one request each, however small the
+/// leaves are that it was cut into.
+#[derive(Debug)]
+struct Run {
+    extent: Extent,
+    leaves: Vec<RunLeaf>,
+    /// Window of the file, so that equal streams have equal runs.
+    window_index: u64,
+    proved: Proved,
+}
+
+#[derive(Debug)]
+struct RunLeaf {
+    leaf: Leaf,
+    located: Located,
+    /// In the run's extent.
+    at: Range<u64>,
+}
+
+/// A block that holds a part of the file itself, as far as it can be told from its length.
+#[derive(Clone, Copy, Debug)]
+struct Leaf {
+    cid: Cid,
+    data_bytes: u64,
+    /// Levels above it.
+    depth: usize,
+}
+
+/// What says that a leaf's bytes are right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Proved {
+    /// Its row is proved, and it is nothing but bytes of the file.
+    ByRow,
+    /// They are hashed and unwrapped.
+    ByHash,
+}
+
+impl Run {
+    /// `None` for a leaf that is read alone: a large one, or one that is at hand.
+    fn of(leaf: Leaf, located: &Located, file_at: u64) -> Option<Run> {
+        let extent = located.extent().filter(|extent| extent.length > 0 && extent.length <= UNIT_BYTES / 2)?;
+        let proved = if leaf.cid.codec() == codec::RAW && located.bare_extent().is_some() { Proved::ByRow } else { Proved::ByHash };
+        let leaf = RunLeaf { leaf, located: located.clone(), at: 0..extent.length };
+        Some(Run { extent: extent.clone(), leaves: vec![leaf], window_index: file_at / UNIT_BYTES, proved })
+    }
+
+    /// Takes the leaf of another one in, or gives it back.
+    fn join(&mut self, next: Run) -> Option<Run> {
+        let Extent { content, start, length } = &self.extent;
+        let shift = next.extent.start.wrapping_sub(*start);
+        let fits = next.extent.content.root == content.root
+            && (next.window_index, next.proved) == (self.window_index, self.proved)
+            && (*length..=length + RUN_GAP_BYTES_MAX).contains(&shift)
+            && shift + next.extent.length <= RUN_BYTES_MAX;
+        if !fits {
+            return Some(next);
+        }
+        self.extent.length = shift + next.extent.length;
+        let moved = |leaf: RunLeaf| RunLeaf { at: leaf.at.start + shift..leaf.at.end + shift, ..leaf };
+        self.leaves.extend(next.leaves.into_iter().map(moved));
+        None
+    }
 }
 
 impl Store {
-    /// Bytes `range` of a file. The range must lie within the file.
-    pub fn stream_file(&self, file: FileSource, range: Range<u64>, trace: Arc<Trace>) -> BodyStream {
+    /// Bytes `range` of a file. The range must lie within the file. `window`: does a reply begin with them?
+    pub fn stream_file(&self, file: FileSource, range: Range<u64>, window: Window, trace: Arc<Trace>) -> BodyStream {
         if let Err(error) = self.inner.denied.allow(&file.cid) {
             return stream::once(std::future::ready(Err(error))).boxed();
         }
         if let Some(body) = self.leaf_at_hand(&file, &range, &trace) {
             return stream::once(std::future::ready(Ok(body))).boxed();
         }
-        let leaf_bytes = file.node.children.first().map_or(UNIT_BYTES, |child| child.len).clamp(1, UNIT_BYTES);
-        let plan = FilePlan::new(self.clone(), file, range, trace.clone());
-        let reads = stream::try_unfold(plan, |mut plan| async move { Ok(plan.next().await?.map(|read| (read, plan))) });
-        self.read_ahead(reads.boxed(), leaf_bytes, trace)
+        let plan = FilePlan::new(self.clone(), file, range, window, trace.clone());
+        self.read_ahead(plan.reads(), trace)
     }
 
     /// A file of one raw leaf whose place and bytes are in memory: the way of most small files that are in demand, so it
@@ -70,12 +150,20 @@ impl Store {
     }
 
     /// Bytes `range` of the stretch `file` of a skyfile's content. The range counts from the start of the stretch.
-    pub fn stream_skyfile(&self, skyfile: &Arc<OpenSkyfile>, file: Range<u64>, range: Range<u64>, trace: Arc<Trace>) -> BodyStream {
+    pub fn stream_skyfile(
+        &self,
+        skyfile: &Arc<OpenSkyfile>,
+        file: Range<u64>,
+        range: Range<u64>,
+        window: Window,
+        trace: Arc<Trace>,
+    ) -> BodyStream {
         let bytes = file.start + range.start..file.start + range.end;
         let extent = Extent { content: skyfile.content.clone(), start: file.start, length: file.end - file.start };
-        let reads = self.inner.contents.cut(&extent, range, Position::ReplyStart);
-        let reads = reads.into_iter().map(move |range| Ok(Read::Extent(extent.clone(), range)));
-        let body = self.read_ahead(stream::iter(reads).boxed(), UNIT_BYTES, trace.clone());
+        let reads = self.inner.contents.cut(&extent, range, window);
+        let windows = std::iter::once(window).chain(std::iter::repeat(Window::Later));
+        let reads = reads.into_iter().zip(windows).map(move |(range, window)| Ok(Read::Extent(extent.clone(), range, window)));
+        let body = self.read_ahead(stream::iter(reads).boxed(), trace.clone());
         if !self.inner.denied.has_rules() {
             return body;
         }
@@ -85,39 +173,139 @@ impl Store {
         stream::once(allowed).filter_map(|allowed| std::future::ready(allowed.err().map(Err))).chain(body).boxed()
     }
 
-    fn read_ahead(&self, reads: BoxStream<'static, Result<Read, StoreError>>, read_bytes: u64, trace: Arc<Trace>) -> BodyStream {
-        let ahead = (READ_AHEAD_BYTES / read_bytes.max(1)).clamp(1, READS_AHEAD_MAX) as usize;
-        let store = self.clone();
-        reads
-            .map_ok(move |read| {
-                let (store, trace) = (store.clone(), trace.clone());
-                async move { store.read(read, &trace).await }
-            })
-            .try_buffered(ahead)
-            .boxed()
+    fn read_ahead(&self, reads: BoxStream<'static, Result<Read, StoreError>>, trace: Arc<Trace>) -> BodyStream {
+        let ahead = Ahead { store: self.clone(), trace, reads: Some(reads), flying: FuturesOrdered::new(), flying_bytes: 0 };
+        let parts = stream::unfold(ahead, |mut ahead| async move { Some((ahead.next().await?, ahead)) });
+        let parts = parts.flat_map(|parts| match parts {
+            Ok(parts) => stream::iter(parts.into_iter().map(Ok).collect::<Vec<_>>()),
+            Err(error) => stream::iter(vec![Err(error)]),
+        });
+        parts.boxed()
     }
 
-    async fn read(&self, read: Read, trace: &Arc<Trace>) -> Result<Bytes, StoreError> {
+    async fn read(&self, read: Read, trace: &Arc<Trace>) -> Result<Vec<Bytes>, StoreError> {
         match read {
             Read::Here(bytes) => {
                 trace.body(Tier::Memory, bytes.len() as u64);
-                Ok(bytes)
+                Ok(vec![bytes])
             }
-            Read::Extent(extent, range) => self.inner.contents.body(&extent, range, trace).await,
-            Read::Leaf(cid, length, range) => {
-                let block = self.inner.block(&cid, trace).await?;
-                let data = match parse_node(&cid, &block)? {
-                    TreeNode::Raw(data) => data,
-                    TreeNode::File(file) if file.children.is_empty() => file.inline.clone(),
-                    _ => return Err(StoreError::BadFile("a leaf of the file is not a leaf")),
-                };
-                if data.len() as u64 != length {
-                    return Err(StoreError::BadFile("a leaf of the file has another length than its parent says"));
+            Read::Extent(extent, range, window) => Ok(vec![self.inner.contents.body(&extent, range, window, trace).await?]),
+            Read::Leaf(leaf, range, window) => {
+                let block = self.inner.block(&leaf.cid, window, trace).await?;
+                self.leaf_data(&leaf, &block, range, trace).await
+            }
+            Read::Run(run) => self.read_run(&run, trace).await,
+        }
+    }
+
+    async fn read_run(&self, run: &Run, trace: &Arc<Trace>) -> Result<Vec<Bytes>, StoreError> {
+        let stretch = |leaf: &RunLeaf| leaf.at.start as usize..leaf.at.end as usize;
+        if run.proved == Proved::ByRow {
+            let body = self.inner.contents.run(&run.extent, Window::Later, trace).await?;
+            return Ok(run.leaves.iter().map(|leaf| body.slice(stretch(leaf))).collect());
+        }
+        let proves = |body: &[u8], run: &RunLeaf| run.located.proves(&run.leaf.cid, &body[stretch(run)]);
+        let prove = |body: &[u8]| run.leaves.iter().all(|leaf| proves(body, leaf));
+        let (body, proof) = self.inner.contents.body_proved(&run.extent, &prove, Window::Later, trace).await?;
+        let mut parts = Vec::with_capacity(run.leaves.len());
+        for RunLeaf { leaf, located, at } in &run.leaves {
+            let bytes = body.slice(at.start as usize..at.end as usize);
+            if proof == Proof::Missing && !located.proves(&leaf.cid, &bytes) {
+                return Err(StoreError::WrongBlock(Box::new(leaf.cid)));
+            }
+            parts.extend(self.leaf_data(leaf, &located.wrap(bytes), 0..leaf.data_bytes, trace).await?);
+        }
+        Ok(parts)
+    }
+
+    /// The wanted bytes of the file in a block that was checked.
+    async fn leaf_data(
+        &self,
+        leaf: &Leaf,
+        block: &Bytes,
+        wanted: Range<u64>,
+        trace: &Arc<Trace>,
+    ) -> Result<Vec<Bytes>, StoreError> {
+        let (data, size) = match parse_node(&leaf.cid, block)? {
+            TreeNode::Raw(data) => {
+                let size = data.len() as u64;
+                (data, size)
+            }
+            TreeNode::File(node) if !node.children.is_empty() && node.size == leaf.data_bytes => {
+                return self.below(leaf, node, wanted, trace).await;
+            }
+            TreeNode::File(node) => (node.inline.clone(), node.size),
+            _ => return Err(StoreError::BadFile("a leaf of the file is not a leaf")),
+        };
+        if size != leaf.data_bytes || data.len() as u64 != size {
+            return Err(StoreError::BadFile("a leaf of the file has another length than its parent says"));
+        }
+        Ok(vec![data.slice(wanted.start as usize..wanted.end as usize)])
+    }
+
+    /// It was no leaf, but a node that is longer than the file below it: leaves of a few bytes have longer links than themselves.
+    fn below<'a>(
+        &'a self,
+        leaf: &Leaf,
+        node: Arc<FileNode>,
+        wanted: Range<u64>,
+        trace: &'a Arc<Trace>,
+    ) -> BoxFuture<'a, Result<Vec<Bytes>, StoreError>> {
+        let mut plan = FilePlan::empty(self.clone(), wanted, Window::Later, trace.clone());
+        plan.visit(&node, 0, leaf.depth);
+        self.read_ahead(plan.reads(), trace.clone()).try_collect().boxed()
+    }
+}
+
+/// Reads on their way, in order, within bounds of bytes and number.
+struct Ahead {
+    store: Store,
+    trace: Arc<Trace>,
+    /// `None` after the last one.
+    reads: Option<BoxStream<'static, Result<Read, StoreError>>>,
+    flying: FuturesOrdered<BoxFuture<'static, (u64, Result<Vec<Bytes>, StoreError>)>>,
+    flying_bytes: u64,
+}
+
+impl Ahead {
+    async fn next(&mut self) -> Option<Result<Vec<Bytes>, StoreError>> {
+        loop {
+            let room = self.flying_bytes < READ_AHEAD_BYTES && self.flying.len() < READS_AHEAD_MAX;
+            tokio::select! {
+                biased;
+                // Where the next read is may have to be asked of hosts: what is under way goes on meanwhile.
+                read = next_of(&mut self.reads), if room && self.reads.is_some() => match read {
+                    Some(read) => self.start(read),
+                    None => self.reads = None,
+                },
+                Some((bytes, parts)) = self.flying.next(), if !self.flying.is_empty() => {
+                    self.flying_bytes -= bytes;
+                    return Some(parts);
                 }
-                Ok(data.slice(range.start as usize..range.end as usize))
+                else => return None,
             }
         }
     }
+
+    fn start(&mut self, read: Result<Read, StoreError>) {
+        let bytes = read.as_ref().map_or(0, Read::bytes);
+        self.flying_bytes += bytes;
+        if read.is_err() {
+            self.reads = None;
+        }
+        let (store, trace) = (self.store.clone(), self.trace.clone());
+        self.flying.push_back(Box::pin(async move {
+            let parts = match read {
+                Ok(read) => store.read(read, &trace).await,
+                Err(error) => Err(error),
+            };
+            (bytes, parts)
+        }));
+    }
+}
+
+async fn next_of<T>(reads: &mut Option<BoxStream<'static, T>>) -> Option<T> {
+    reads.as_mut()?.next().await
 }
 
 /// A raw block of its own: the walk did not need its bytes.
@@ -134,18 +322,27 @@ struct FilePlan {
     /// Nodes still to visit: (child, its start in the file, its depth), the next one last.
     open: Vec<(FileChild, u64, usize)>,
     ready: VecDeque<Read>,
-    position: Position,
+    /// Of the next read.
+    window: Window,
 }
 
 impl FilePlan {
-    fn new(store: Store, file: FileSource, range: Range<u64>, trace: Arc<Trace>) -> FilePlan {
-        let mut plan = FilePlan { store, trace, range, open: Vec::new(), ready: VecDeque::new(), position: Position::ReplyStart };
+    fn new(store: Store, file: FileSource, range: Range<u64>, window: Window, trace: Arc<Trace>) -> FilePlan {
+        let mut plan = FilePlan::empty(store, range, window, trace);
         if is_single_leaf(&file) {
             plan.open.push((FileChild { cid: file.cid, start: 0, len: file.node.size }, 0, 0));
         } else {
             plan.visit(&file.node, 0, 0);
         }
         plan
+    }
+
+    fn empty(store: Store, range: Range<u64>, window: Window, trace: Arc<Trace>) -> FilePlan {
+        FilePlan { store, trace, range, open: Vec::new(), ready: VecDeque::new(), window }
+    }
+
+    fn reads(self) -> BoxStream<'static, Result<Read, StoreError>> {
+        stream::try_unfold(self, |mut plan| async move { Ok(plan.next().await?.map(|read| (read, plan))) }).boxed()
     }
 
     /// Puts what the range needs of a node in line.
@@ -163,8 +360,10 @@ impl FilePlan {
 
     async fn next(&mut self) -> Result<Option<Read>, StoreError> {
         loop {
-            if let Some(read) = self.ready.pop_front() {
-                return Ok(Some(read));
+            // A run is not asked for while it may still grow.
+            let grows = matches!(self.ready.back(), Some(Read::Run(_))) && !self.open.is_empty();
+            if self.ready.len() > usize::from(grows) {
+                return Ok(self.ready.pop_front());
             }
             let Some((child, start, depth)) = self.open.pop() else { return Ok(None) };
             if depth > FILE_DEPTH_MAX {
@@ -178,8 +377,20 @@ impl FilePlan {
         let whole = start..start + child.len;
         let Some(wanted) = overlap(&whole, &self.range) else { return Ok(()) };
         let wanted = wanted.start - start..wanted.end - start;
-        if child.cid.codec() == codec::RAW {
-            return self.plan_raw_leaf(child, wanted).await;
+        self.store.inner.denied.allow(&child.cid)?;
+        if child.cid.hash().code() == hash::IDENTITY {
+            if child.cid.codec() == codec::RAW {
+                let leaf = Leaf { cid: child.cid, data_bytes: child.len, depth };
+                self.ready.push_back(Read::Leaf(leaf, wanted, Window::Later));
+                return Ok(());
+            }
+        } else {
+            let located = self.store.inner.locate(child.cid.hash(), &self.trace).await?;
+            // A block as long as the file below it holds that itself; of any other one the links are wanted first.
+            if child.cid.codec() == codec::RAW || located.length() >= child.len {
+                let leaf = Leaf { cid: child.cid, data_bytes: child.len, depth };
+                return self.plan_leaf(leaf, start, wanted, &located);
+            }
         }
         let block = self.store.inner.index_block(&child.cid, &self.trace).await?;
         match parse_node(&child.cid, &block)? {
@@ -194,23 +405,34 @@ impl FilePlan {
         }
     }
 
-    async fn plan_raw_leaf(&mut self, child: FileChild, wanted: Range<u64>) -> Result<(), StoreError> {
-        self.store.inner.denied.allow(&child.cid)?;
-        if child.cid.hash().code() == hash::IDENTITY {
-            self.ready.push_back(Read::Leaf(child.cid, child.len, wanted));
-            return Ok(());
-        }
-        let located = self.store.inner.locate(child.cid.hash(), &self.trace).await?;
-        if located.length() != child.len {
+    fn plan_leaf(&mut self, leaf: Leaf, start: u64, wanted: Range<u64>, located: &Located) -> Result<(), StoreError> {
+        let is_raw = leaf.cid.codec() == codec::RAW;
+        if is_raw && located.length() != leaf.data_bytes {
             return Err(StoreError::BadFile("a leaf of the file has another length than its parent says"));
         }
-        match located.bare_extent() {
+        let window = std::mem::replace(&mut self.window, Window::Later);
+        let contents = &self.store.inner.contents;
+        let bare = located.bare_extent().filter(|_| is_raw);
+        let at_hand = bare.is_some_and(|extent| contents.holds(extent));
+        if window == Window::Later
+            && wanted == (0..leaf.data_bytes)
+            && !at_hand
+            && let Some(run) = Run::of(leaf, located, start)
+        {
+            let apart = match self.ready.back_mut() {
+                Some(Read::Run(before)) => before.join(run),
+                _ => Some(run),
+            };
+            self.ready.extend(apart.map(Read::Run));
+            return Ok(());
+        }
+        match bare {
             Some(extent) => {
-                let position = std::mem::replace(&mut self.position, Position::Later);
-                let cut = self.store.inner.contents.cut(extent, wanted, position);
-                self.ready.extend(cut.into_iter().map(|range| Read::Extent(extent.clone(), range)));
+                let cut = contents.cut(extent, wanted, window);
+                let windows = std::iter::once(window).chain(std::iter::repeat(Window::Later));
+                self.ready.extend(cut.into_iter().zip(windows).map(|(range, window)| Read::Extent(extent.clone(), range, window)));
             }
-            None => self.ready.push_back(Read::Leaf(child.cid, child.len, wanted)),
+            None => self.ready.push_back(Read::Leaf(leaf, wanted, window)),
         }
         Ok(())
     }

@@ -30,6 +30,47 @@ fn contents() -> Vec<Content> {
     ]
 }
 
+/// A stream asks for what a window of a MiB needs, however small the blocks are that it was cut into, and wherever they lie: in
+/// a skyfile, wrapped or bare, or with their frames in an imported CAR.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_pays_its_requests_once_a_window_and_not_once_a_block() {
+    const BYTES: usize = 12 << 20;
+    let folder = tempfile::tempdir().expect("a folder");
+    let buckets = Buckets::start().await;
+    let (elsewhere, here) = (Gateway::start(&folder.path().join("elsewhere")), folder.path().join("here"));
+    let gateway = Gateway::start_with(&here, &options(&buckets));
+    let mut targets = Vec::new();
+    for (seed, profile) in ["unixfs-v1-2025", "unixfs-v0-2015", "cid-v1"].into_iter().enumerate() {
+        let (added, imported) = (seeded_bytes(500 + seed as u64, BYTES), seeded_bytes(510 + seed as u64, BYTES));
+        let path = folder.path().join(profile);
+        std::fs::write(&path, &imported).expect("written");
+        let cid = elsewhere.add(&path, &["--profile", profile]).expect("added")["cid"].as_str().expect("a CID").to_owned();
+        let car = elsewhere.get(&format!("/ipfs/{cid}?format=car")).await;
+        let file = folder.path().join("car");
+        std::fs::write(&file, &car.body).expect("written");
+        assert!(gateway.command(&["import", file.to_str().expect("UTF-8")]).status.success());
+        targets.push((format!("{profile}, imported"), cid, imported));
+        std::fs::write(&path, &added).expect("written");
+        let cid = gateway.add(&path, &["--profile", profile]).expect("added")["cid"].as_str().expect("a CID").to_owned();
+        targets.push((format!("{profile}, added"), cid, added));
+    }
+    gateway.pins_complete().await;
+    let requests = || buckets.servers.iter().map(|server| server.requests()).sum::<u64>();
+    for (name, cid, bytes) in &targets {
+        let mut least = u64::MAX;
+        for _ in 0..4 {
+            let before = requests();
+            let answer = gateway.get(&format!("/ipfs/{cid}")).await;
+            assert!(answer.status == 200 && answer.body == *bytes, "{name}");
+            least = least.min(requests() - before);
+        }
+        // Twelve windows, the first in up to four parts, of six pieces each; spares, and what the node does besides. Blocks of
+        // 256 KiB would take 288.
+        println!("{name}: {least} requests");
+        assert!((72..=130).contains(&least), "{name}: {least} requests");
+    }
+}
+
 fn some_of(random: &mut ChaCha8Rng, count: usize) -> Vec<usize> {
     let mut all: Vec<usize> = (0..9).collect();
     all.shuffle(random);

@@ -21,7 +21,7 @@ use crate::http::services::{Content, Services, Skyfile};
 use crate::http::walk::walk;
 use crate::measure::Trace;
 use crate::site::unixfs::{Answer, DirListing, ListStep};
-use crate::store::{FileSource, StoreError};
+use crate::store::{FileSource, StoreError, Window};
 use crate::tree::skyfile::Subfile;
 use crate::tree::{FileNode, TreeNode, parse_node};
 
@@ -239,7 +239,7 @@ impl Out {
     async fn file(&mut self, path: &str, file: FileSource) -> Result<(), Ended> {
         let size = file.node.size;
         self.entry(&json!({ "path": path, "kind": "file", "size": size })).await?;
-        let body = self.content.stream_file(file, 0..size, self.trace.clone());
+        let body = self.content.stream_file(file, 0..size, Window::Later, self.trace.clone());
         self.body(body).await
     }
 
@@ -278,7 +278,7 @@ impl Out {
         }
         let size = stretch.end - stretch.start;
         self.entry(&json!({ "path": path, "kind": "file", "size": size })).await?;
-        let body = skyfile.stream(stretch, 0..size, self.trace.clone());
+        let body = skyfile.stream(stretch, 0..size, Window::Later, self.trace.clone());
         self.body(body).await
     }
 

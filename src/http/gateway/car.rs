@@ -22,7 +22,7 @@ use crate::address::{Cid, SitePath, TrailingSlash, codec};
 use crate::measure::Trace;
 use crate::site::car_walk::{CarStep, CarWalk, Dups, EntityBytes, Scope};
 use crate::site::unixfs::{Step, Walk};
-use crate::store::StoreError;
+use crate::store::{StoreError, Window};
 use crate::tree::car::{encode_frame_start, encode_v1_header};
 use crate::tree::{TreeNode, parse_node};
 
@@ -185,15 +185,17 @@ fn chunks(
     root: Cid,
     walk: CarWalk,
 ) -> impl futures::Stream<Item = Result<Bytes, StoreError>> + Send {
+    // The reply begins with the root; everything else is read ahead.
+    let window_of = move |cid: &Cid| if *cid == root { Window::First } else { Window::Later };
     let told = {
         let state = (content.clone(), trace.clone(), walk);
-        stream::try_unfold(state, |(content, trace, mut walk)| async move {
+        stream::try_unfold(state, move |(content, trace, mut walk)| async move {
             loop {
                 match walk.step().map_err(store_error)? {
                     CarStep::End => return Ok(None),
                     CarStep::Leaf(cid) => return Ok(Some((Told::Leaf(cid), (content, trace, walk)))),
                     CarStep::Need(cid) => {
-                        let block = content.block(&cid, &trace).await?;
+                        let block = content.block(&cid, window_of(&cid), &trace).await?;
                         if walk.give(&block).map_err(store_error)? {
                             return Ok(Some((Told::Here(cid, block), (content, trace, walk))));
                         }
@@ -211,7 +213,7 @@ fn chunks(
                 Told::Here(..) => None,
                 Told::Leaf(cid) => {
                     let cid = *cid;
-                    Some(AbortOnDropHandle::new(tokio::spawn(async move { content.block(&cid, &trace).await })))
+                    Some(AbortOnDropHandle::new(tokio::spawn(async move { content.block(&cid, window_of(&cid), &trace).await })))
                 }
             };
             async move {

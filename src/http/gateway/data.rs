@@ -14,6 +14,7 @@ use super::super::services::Services;
 use super::headers::{self, Kind};
 use super::{Target, deliver, redirect};
 use crate::address::{Cid, TrailingSlash, codec};
+use crate::store::Window;
 use crate::tree::TreeError;
 use crate::tree::ipld::{self, Event};
 
@@ -61,7 +62,7 @@ pub async fn reply(services: &Services, ask: &Ask, target: &Target, clock: &Cloc
     if shown {
         return show(services, ask, target, clock, found).await;
     }
-    let block = services.content.block(&found.cid, &clock.trace).await?;
+    let block = services.content.block(&found.cid, Window::First, &clock.trace).await?;
     let mut headers = headers::of_format(ask, target, (&found.cid, &found.roots), &kind, &[]);
     headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     let representation = Representation {
@@ -78,7 +79,7 @@ async fn show(services: &Services, ask: &Ask, target: &Target, clock: &Clock, fo
     if target.path.trailing_slash() == TrailingSlash::No {
         return Ok(redirect(StatusCode::MOVED_PERMANENTLY, ask, target, clock, &format!("{}/", ask.path)));
     }
-    let block = services.content.block(&found.cid, &clock.trace).await?;
+    let block = services.content.block(&found.cid, Window::First, &clock.trace).await?;
     let located = clock.started.elapsed();
     let etag = format!("\"DagIndex-skygate{DAG_VERSION}_CID-{}\"", found.cid);
     let mut headers = headers::of_path(ask, &found.roots);

@@ -25,7 +25,7 @@ use crate::deny::{Reason, Subject};
 use crate::names::NameOnTheWay;
 use crate::site::SiteError;
 use crate::site::unixfs::{Answer, INDEX_NAME};
-use crate::store::{FileSource, StoreError};
+use crate::store::{FileSource, StoreError, Window};
 use crate::tree::{FileNode, Mtime, TreeNode, parse_node};
 
 use super::ask::{Ask, Format, FormatBy, Namespace, Place};
@@ -330,7 +330,7 @@ async fn raw(services: &Services, ask: &Ask, target: &Target, clock: &Clock) -> 
         [] => (target.root, vec![target.root]),
         _ => block_at(services, ask, target, clock).await?,
     };
-    let block = content.block(&cid, &clock.trace).await?;
+    let block = content.block(&cid, Window::First, &clock.trace).await?;
     let kind = Kind { media_type: "application/vnd.ipld.raw", disposition: Disposition::Attachment, extension: "bin" };
     let mut headers = headers::of_format(ask, target, (&cid, &roots), &kind, &[]);
     headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));

@@ -15,6 +15,7 @@ use super::{FileFound, Target, check_target, file_of, send_file};
 use crate::address::{SitePath, TrailingSlash};
 use crate::site::redirects::{Found, REDIRECTS_BYTES_MAX, REDIRECTS_NAME, Redirects, RedirectsError};
 use crate::site::unixfs::{Answer, INDEX_NAME};
+use crate::store::Window;
 
 /// What the site says of a path that it does not have: its own rule's answer, or that `missing` is not there.
 pub async fn on_missing(services: &Services, ask: &Ask, target: &Target, clock: &Clock, missing: String) -> Result<Reply, Refusal> {
@@ -40,7 +41,7 @@ async fn read(services: &Services, target: &Target, clock: &Clock) -> Result<Opt
         return Err(RedirectsError::TooLarge.into());
     }
     let mut bytes = BytesMut::new();
-    let mut chunks = services.content.stream_file(file.source(), 0..size, clock.trace.clone());
+    let mut chunks = services.content.stream_file(file.source(), 0..size, Window::First, clock.trace.clone());
     while let Some(chunk) = chunks.next().await.transpose()? {
         bytes.extend_from_slice(&chunk);
     }

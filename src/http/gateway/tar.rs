@@ -22,7 +22,7 @@ use super::{Target, block_at, check_entity, denied, store_error};
 use crate::address::{Cid, codec};
 use crate::measure::Trace;
 use crate::site::unixfs::{DirListing, ListStep};
-use crate::store::{BodyStream, FileSource, StoreError};
+use crate::store::{BodyStream, FileSource, StoreError, Window};
 use crate::tree::tar::{END, Entry, Kind as EntryKind, padding};
 use crate::tree::{FileNode, TreeNode, parse_node};
 
@@ -137,7 +137,7 @@ impl Folder {
         while self.ahead.len() < room && !self.listed {
             match self.dir.step().map_err(store_error)? {
                 ListStep::Entry(entry) => {
-                    let fetch = fetch(content.clone(), trace.clone(), entry.cid);
+                    let fetch = fetch(content.clone(), trace.clone(), entry.cid, Window::Later);
                     let fetched = AbortOnDropHandle::new(tokio::spawn(fetch));
                     self.ahead.push_back(Ahead { name: entry.name, cid: entry.cid, fetched });
                 }
@@ -155,7 +155,7 @@ impl Folder {
 }
 
 /// The node of an entry, and of a small file its bytes.
-async fn fetch(content: Arc<dyn Content>, trace: Arc<Trace>, cid: Cid) -> Result<Fetched, StoreError> {
+async fn fetch(content: Arc<dyn Content>, trace: Arc<Trace>, cid: Cid, window: Window) -> Result<Fetched, StoreError> {
     let node = match cid.codec() {
         codec::RAW => {
             let size = content.block_length(&cid, &trace).await?;
@@ -171,7 +171,7 @@ async fn fetch(content: Arc<dyn Content>, trace: Arc<Trace>, cid: Cid) -> Result
     let bytes = match small {
         Some(node) => {
             let size = node.size;
-            let parts: Vec<Bytes> = content.stream_file(FileSource { cid, node }, 0..size, trace).try_collect().await?;
+            let parts: Vec<Bytes> = content.stream_file(FileSource { cid, node }, 0..size, window, trace).try_collect().await?;
             Some(Bytes::from(parts.concat()))
         }
         None => None,
@@ -213,7 +213,7 @@ impl Archive {
                         let names = below(&folder.names, &name)?;
                         self.check(&names)?;
                         let fetched = fetched.await.expect("fetching an entry does not panic")?;
-                        self.write(names, cid, fetched)?;
+                        self.write(names, cid, fetched, Window::Later)?;
                     }
                     None => drop(self.open.pop()),
                 }
@@ -230,8 +230,8 @@ impl Archive {
     async fn open(&mut self, name: String, cid: Cid) -> Result<(), StoreError> {
         let names = vec![name];
         self.check(&names)?;
-        let fetched = fetch(self.content.clone(), self.trace.clone(), cid).await?;
-        self.write(names, cid, fetched)
+        let fetched = fetch(self.content.clone(), self.trace.clone(), cid, Window::First).await?;
+        self.write(names, cid, fetched, Window::First)
     }
 
     /// May there be such an entry?
@@ -247,7 +247,7 @@ impl Archive {
     }
 
     /// Begins an entry: its header now, what it holds next.
-    fn write(&mut self, names: Vec<String>, cid: Cid, fetched: Fetched) -> Result<(), StoreError> {
+    fn write(&mut self, names: Vec<String>, cid: Cid, fetched: Fetched, window: Window) -> Result<(), StoreError> {
         let Fetched { node, bytes } = fetched;
         let path = names.join("/");
         let (kind, mode, mtime) = match &node {
@@ -265,7 +265,7 @@ impl Archive {
                 let size = node.size;
                 let bytes = match bytes {
                     Some(bytes) => stream::once(std::future::ready(Ok(bytes))).boxed(),
-                    None => self.content.stream_file(FileSource { cid, node }, 0..size, self.trace.clone()),
+                    None => self.content.stream_file(FileSource { cid, node }, 0..size, window, self.trace.clone()),
                 };
                 self.file = Some(OpenFile { bytes, left_bytes: size, padding: padding(size) });
             }

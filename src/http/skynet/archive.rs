@@ -17,7 +17,7 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 
 use crate::measure::Trace;
 use crate::site::skynet::{ArchiveFile, ArchiveFormat, SkyArchive};
-use crate::store::{BodyStream, StoreError};
+use crate::store::{BodyStream, StoreError, Window};
 use crate::tree::{tar, zip};
 
 use crate::http::plan::{self, Disposition, not_modified};
@@ -250,7 +250,8 @@ impl Archive {
                     false => break,
                 }
             }
-            let bytes = self.skyfile.stream(at..end, 0..end - at, self.trace.clone());
+            let window = if self.next == 0 && sent == 0 { Window::First } else { Window::Later };
+            let bytes = self.skyfile.stream(at..end, 0..end - at, window, self.trace.clone());
             self.content = Run { bytes, chunk: Bytes::new(), at, end };
         }
         let chunk = self.content.bytes.try_next().await?;

@@ -7,6 +7,7 @@ use futures::StreamExt;
 
 use crate::site::redirects::{Found as Rule, REDIRECTS_BYTES_MAX, REDIRECTS_NAME, Redirects, RedirectsError};
 use crate::site::skynet::{RootSlash, SkyAnswer, SkyAsk, resolve};
+use crate::store::Window;
 
 use crate::http::gateway::redirects::redirect;
 use crate::http::refusal::Refusal;
@@ -45,7 +46,7 @@ async fn read(request: &Request<'_>, hidden: &str) -> Result<Option<Redirects>, 
     let sky_ask = SkyAsk { path: &path, format: None, root_slash: RootSlash::Fine };
     if let SkyAnswer::File(file) = resolve(&skyfile.head().metadata, skyfile.head().size_bytes, &sky_ask)? {
         let stretch = file.offset_bytes..file.offset_bytes + file.len_bytes;
-        let mut chunks = skyfile.stream(stretch, 0..file.len_bytes, request.clock.trace.clone());
+        let mut chunks = skyfile.stream(stretch, 0..file.len_bytes, Window::First, request.clock.trace.clone());
         while let Some(chunk) = chunks.next().await.transpose()? {
             bytes.extend_from_slice(&chunk);
         }

@@ -110,6 +110,8 @@ const ASSUMED_DEVIATIONS: [f64; 20] = [
     1.96,
 ];
 
+/// Of all calls this part takes no longer than usual.
+const LONG_SHARE: f32 = 0.95;
 /// A sample counts half after this time: a host that got slow is known within a minute, and one quiet minute does not forget it.
 const HALF_LIFE: Duration = Duration::from_secs(60);
 /// Four buckets an octave: a quantile is off by at most 19 %.
@@ -141,12 +143,15 @@ impl Latency {
         self.cell(operation, size).add(Instant::now(), took);
     }
 
-    /// A call was given up after `took`: it would have taken longer. That tells something only if it is beyond the usual.
-    pub fn add_given_up(&self, operation: Operation, size: SizeClass, took: Duration) {
+    /// A call was given up after `took`: it would have taken longer, nobody knows how much. It counts as what the calls that took
+    /// longer took, each for its part; as `took` if there were none.
+    ///
+    /// Says whether that was unusually long.
+    pub fn add_given_up(&self, operation: Operation, size: SizeClass, took: Duration) -> bool {
         let mut cell = self.cell(operation, size);
-        if cell.quantile(0.5).is_none_or(|p50| took > p50) {
-            cell.add(Instant::now(), took);
-        }
+        let is_long = cell.quantile(LONG_SHARE).is_some_and(|long| took > long);
+        cell.add_given_up(Instant::now(), took);
+        is_long
     }
 
     pub fn predict(&self, operation: Operation, size: SizeClass) -> Option<Prediction> {
@@ -184,15 +189,37 @@ impl Decaying {
     }
 
     fn add(&mut self, now: Instant, took: Duration) {
-        let mut scale = self.scale(now);
-        if scale > SCALE_MAX {
-            self.buckets.iter_mut().for_each(|bucket| *bucket /= scale);
-            self.total = self.buckets.iter().sum();
-            self.base = now;
-            scale = 1.0;
-        }
+        let scale = self.rescaled(now);
         self.buckets[bucket_of(took)] += scale;
         self.total += scale;
+    }
+
+    /// Losers of a race are given up when it ends. Taken for what they had used by then, they would make every host look as if
+    /// it never took longer, and deadlines would come too early; left out, a host that hangs would look well (the estimate of
+    /// Kaplan and Meier, in Efron's form).
+    fn add_given_up(&mut self, now: Instant, took: Duration) {
+        let scale = self.rescaled(now);
+        let at = bucket_of(took);
+        let longer: f32 = self.buckets[at + 1..].iter().sum();
+        if longer > 0.0 {
+            let grown = 1.0 + scale / longer;
+            self.buckets[at + 1..].iter_mut().for_each(|bucket| *bucket *= grown);
+        } else {
+            self.buckets[at] += scale;
+        }
+        self.total += scale;
+    }
+
+    /// The weight of a sample of now.
+    fn rescaled(&mut self, now: Instant) -> f32 {
+        let scale = self.scale(now);
+        if scale <= SCALE_MAX {
+            return scale;
+        }
+        self.buckets.iter_mut().for_each(|bucket| *bucket /= scale);
+        self.total = self.buckets.iter().sum();
+        self.base = now;
+        1.0
     }
 
     fn spread(&self) -> Spread {
@@ -277,15 +304,35 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_was_given_up_early_tells_nothing() {
+    async fn what_was_given_up_counts_as_what_took_longer() {
         let latency = Latency::new();
         latency.add(Operation::Get, SizeClass::Large, Duration::from_millis(100));
-        latency.add_given_up(Operation::Get, SizeClass::Large, Duration::from_millis(1));
+        for _ in 0..10 {
+            latency.add_given_up(Operation::Get, SizeClass::Large, Duration::from_millis(1));
+        }
         assert!(latency.predict(Operation::Get, SizeClass::Large).unwrap().p50 > Duration::from_millis(50));
-        for _ in 0..3 {
+        for _ in 0..13 {
             latency.add_given_up(Operation::Get, SizeClass::Large, Duration::from_secs(3));
         }
         assert!(latency.predict(Operation::Get, SizeClass::Large).unwrap().p50 > Duration::from_secs(2));
+    }
+
+    /// Each call is given up after 40 ms: the spread is still that of the calls, and not one that ends there.
+    #[tokio::test(start_paused = true)]
+    async fn giving_up_does_not_make_a_host_look_quick() {
+        let mut cell = Decaying::new(Instant::now());
+        for round in 0..20_000u64 {
+            // 1 to 100 ms, evenly; half of them with a race that ends after 40 ms.
+            let (took, patient) = (Duration::from_millis(1 + round * 37 % 100), round % 2 == 0);
+            match took > Duration::from_millis(40) && !patient {
+                true => cell.add_given_up(Instant::now(), Duration::from_millis(40)),
+                false => cell.add(Instant::now(), took),
+            }
+        }
+        for (share, expect_ms) in [(0.3, 30.0), (0.5, 50.0), (0.9, 90.0)] {
+            let got = cell.quantile(share).expect("samples").as_secs_f64() * 1e3;
+            assert!((got / expect_ms - 1.0f64).abs() < 0.2, "{share}: {got} instead of {expect_ms}");
+        }
     }
 
     #[test]

@@ -296,3 +296,35 @@ fn ids() {
         assert!(bad.parse::<HostId>().is_err(), "{bad}");
     }
 }
+
+/// A loser's connection lives if little is left of its answer; else it is closed, for that costs less.
+#[tokio::test(start_paused = true)]
+async fn an_answer_dropped_with_little_left_is_read_to_its_end() {
+    const FIRST: usize = 300_000;
+    const GAP: Duration = Duration::from_millis(10);
+    let rows = [
+        (DRAIN_MAX_BYTES as usize, Duration::ZERO, true),
+        (DRAIN_MAX_BYTES as usize + 1, Duration::ZERO, false),
+        // A host that hangs is not waited for.
+        (1_000, DRAIN_MAX, false),
+    ];
+    for (left, pause, drained) in rows {
+        let taken = Arc::new(AtomicU64::new(0));
+        let counter = taken.clone();
+        let parts =
+            futures::stream::iter([(FIRST, GAP), (left / 2, GAP), (left - left / 2, GAP + pause)]).then(move |(len, gap)| {
+                let counter = counter.clone();
+                async move {
+                    sleep(gap).await;
+                    counter.fetch_add(len as u64, Relaxed);
+                    Ok(bytes(len))
+                }
+            });
+        let whole = (FIRST + left) as u64;
+        // The first part is there, and nobody waits for the rest.
+        assert!(timeout(GAP + GAP / 2, collect(parts.boxed(), whole, whole)).await.is_err());
+        sleep(DRAIN_MAX * 2).await;
+        assert_eq!(taken.load(Relaxed) == whole, drained, "{left} bytes left");
+        assert_eq!(Arc::strong_count(&taken), 1, "nothing is under way any more");
+    }
+}
