@@ -36,6 +36,8 @@ const PARITY_FACTOR: f64 = 1.25;
 const PARITY_EXTRA_S: f64 = 0.000_5;
 /// A piece that was missing a moment ago is asked after all others.
 const MISSING_EXTRA_S: f64 = 60.0;
+/// A host that was set aside gives what nobody else can: it is asked after all of them, missing pieces included.
+const SET_ASIDE_EXTRA_S: f64 = 3600.0;
 /// Losers that want no more than this are read to their end, so that their connection lives and their time is learnt,
 /// but no longer than [`DRAIN_MAX`].
 const DRAIN_MAX_BYTES: u64 = 64 << 10;
@@ -244,7 +246,8 @@ impl<'a> Race<'a> {
         waiting.sort_by_cached_key(|candidate| {
             let Some(host) = &candidate.spot.host else { return u64::MAX };
             let cost_s = shared.forecasts[candidate.spot.row].cost_s(host, piece_bytes);
-            ((cost_s * candidate.factor + candidate.extra_s) * 1e9) as u64
+            let aside_s = shared.standing(candidate.spot.row).map_or(0.0, |_| SET_ASIDE_EXTRA_S);
+            ((cost_s * candidate.factor + candidate.extra_s + aside_s) * 1e9) as u64
         });
         shared.hedges.earn(read_bytes);
         let began = Instant::now();
