@@ -569,11 +569,7 @@ impl TypedAudit {
         if new_after > AUDIT_NEW_AFTER_MAX {
             return Err(invalid(format!("[audit] new_after_seconds is {new_after}, at most {AUDIT_NEW_AFTER_MAX} (a day)")));
         }
-        Ok(Audit {
-            period: Duration::from_secs(period_hours * 3600),
-            bytes_per_second,
-            new_after: Duration::from_secs(new_after),
-        })
+        Ok(Audit { period: Duration::from_secs(period_hours * 3600), bytes_per_second, new_after: Duration::from_secs(new_after) })
     }
 }
 

@@ -143,7 +143,8 @@ fn sentence(event: &Value) -> Option<String> {
     match event.get("event")?.as_str()? {
         "damage" => {
             let what = if is_slab { format!("piece {index} of a slab") } else { format!("copy {index} of a base sector") };
-            let host = text(event, "url").or(text(event, "host")).unwrap_or_else(|| "a host that is not configured here".to_owned());
+            let host =
+                text(event, "url").or(text(event, "host")).unwrap_or_else(|| "a host that is not configured here".to_owned());
             let found = match event.get("kind")?.as_str()? {
                 "wrong" => format!("wrong on {host} ({reason})"),
                 "missing" => format!("missing on {host}"),
@@ -207,7 +208,9 @@ mod tests {
             ),
             (
                 json!({ "event": "damage", "pin": "a\u{1b}", "root": root, "part": "slab", "piece": 0, "kind": "unknown", "reason": "why" }),
-                Some("a\\u{1b}: piece 0 of a slab abababababababab… is not looked at: a host that is not configured here did not answer (why)"),
+                Some(
+                    "a\\u{1b}: piece 0 of a slab abababababababab… is not looked at: a host that is not configured here did not answer (why)",
+                ),
             ),
             (
                 json!({ "event": "unreadable", "pin": "film", "root": null, "part": null, "reason": "lost" }),

@@ -37,8 +37,8 @@ use crate::names::{
 use crate::records::Extent;
 use crate::sector::{SEGMENT_BYTES, range_proof};
 use crate::store::{
-    Blocked, BodyStream, Durability, FileSource, PartName, PieceDamage, ProvedSlice, SkyfileHealth, StoreError, Summary, Tally, Verdict,
-    VerifyEvent,
+    Blocked, BodyStream, Durability, FileSource, PartName, PieceDamage, ProvedSlice, SkyfileHealth, StoreError, Summary, Tally,
+    Verdict, VerifyEvent,
 };
 use crate::tree::skyfile::{Parsed, SkyfileHead, UploadFile, build_small, parse, upload_metadata};
 use crate::tree::test_dag::TestDag;

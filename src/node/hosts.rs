@@ -15,12 +15,12 @@ use tokio_util::task::TaskTracker;
 use crate::config::{Bucket, Checked, EMBEDDED_HOSTS, HostPlace, HostStore, Hosts};
 use crate::http::{CheckedView, HostView};
 use crate::records::{BareHosts, Order, PortalId, PortalKey, Record, RecordKey, Records, RecordsOptions};
-use crate::renter::{Renter, SetAside};
 use crate::renter::bucket::{self, BucketOptions};
 use crate::renter::folder::{FolderOptions, FolderStore};
 use crate::renter::host::{Host, HostId, HostOptions, HostState, Peek};
 use crate::renter::marker::{self, MarkerError};
 use crate::renter::place::{HostRow, HostTable, RowState};
+use crate::renter::{Renter, SetAside};
 use crate::store::Note;
 
 use super::{NodeError, Places};

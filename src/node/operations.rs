@@ -179,11 +179,7 @@ impl Operations for NodeOperations {
             let _ = writeln!(text, "skygate_host_damage_noted{{host=\"{}\"}} {}", host.id, host.damage_noted);
             let CheckedView { right, wrong, missing, unknown, .. } = host.checked;
             for (result, count) in [("right", right), ("wrong", wrong), ("missing", missing), ("unknown", unknown)] {
-                let _ = writeln!(
-                    text,
-                    "skygate_host_checked_pieces_total{{host=\"{}\",result=\"{result}\"}} {count}",
-                    host.id
-                );
+                let _ = writeln!(text, "skygate_host_checked_pieces_total{{host=\"{}\",result=\"{result}\"}} {count}", host.id);
             }
         }
         text
@@ -232,8 +228,10 @@ impl Operations for NodeOperations {
         let target = match address {
             None => VerifyTarget::Everything,
             Some(Address::Ipfs { root, .. }) => VerifyTarget::Cid(*root),
-            Some(Address::Skylink { link, .. }) => VerifyTarget::Skylink(link.clone()),
-            Some(Address::Ipns { .. }) => return Err(StoreError::Unsupported("an IPNS name is a pointer: verify what it points to")),
+            Some(Address::Skylink { link, .. }) => VerifyTarget::Skylink(*link),
+            Some(Address::Ipns { .. }) => {
+                return Err(StoreError::Unsupported("an IPNS name is a pointer: verify what it points to"));
+            }
         };
         self.store.verify(target).await
     }

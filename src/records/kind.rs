@@ -41,17 +41,8 @@ pub enum Signer {
 }
 
 impl Kind {
-    pub const ALL: [Kind; 9] = [
-        Kind::Entry,
-        Kind::Ipns,
-        Kind::Pin,
-        Kind::Site,
-        Kind::Hosts,
-        Kind::Key,
-        Kind::Secret,
-        Kind::Block,
-        Kind::Damage,
-    ];
+    pub const ALL: [Kind; 9] =
+        [Kind::Entry, Kind::Ipns, Kind::Pin, Kind::Site, Kind::Hosts, Kind::Key, Kind::Secret, Kind::Block, Kind::Damage];
 
     /// The word in paths.
     pub fn word(self) -> &'static str {

@@ -234,9 +234,19 @@ async fn look_at_sample(host: &Host, piece: &Piece, share: f64, bytes: &mut u64)
         return Ok(None);
     }
     let wanted = ((f64::from(grain_count) * share).ceil() as u32).clamp(1, grain_count);
-    let first = rand::rng().random_range(0..=grain_count - wanted);
-    let grains = first * GRAIN_BYTES as u32..(first + wanted) * GRAIN_BYTES as u32;
-    let data = host.get(&path, ReadRange::Range(tree.in_object(&grains))).await?;
-    *bytes += data.len() as u64;
-    Ok(compute(|| tree.check(&grains, &data)).err())
+    let first = rand::rng().random_range(0..grain_count);
+    // Around the end, so that each grain has the same chance.
+    let (end, rest) = ((first + wanted).min(grain_count), (first + wanted).saturating_sub(grain_count));
+    for grains in [first..end, 0..rest] {
+        let data = grains.start * GRAIN_BYTES as u32..grains.end * GRAIN_BYTES as u32;
+        if data.is_empty() {
+            continue;
+        }
+        let answered = host.get(&path, ReadRange::Range(tree.in_object(&data))).await?;
+        *bytes += answered.len() as u64;
+        if let Err(wrong) = compute(|| tree.check(&data, &answered)) {
+            return Ok(Some(wrong));
+        }
+    }
+    Ok(None)
 }

@@ -313,7 +313,8 @@ impl Shared {
     fn slab_spots(&self, slab: &SlabRef) -> Vec<Spot> {
         let id = slab.id();
         let rows = self.placements.get(&id, slab.piece_count(), || place(&self.table, &id, slab.piece_count()));
-        let spot = |(piece_index, (row, root)): (usize, (&u32, &Root))| self.spot(piece_index, *row as usize, *root, Some(slab.clone()));
+        let spot =
+            |(piece_index, (row, root)): (usize, (&u32, &Root))| self.spot(piece_index, *row as usize, *root, Some(slab.clone()));
         rows.iter().zip(slab.roots.iter()).enumerate().map(spot).collect()
     }
 

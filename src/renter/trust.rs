@@ -205,18 +205,14 @@ mod tests {
             ("enough, with a lie between", vec![Wrong(1), Wrong(2), Wrong(3), Wrong(4), Right(31), Wrong(5), Right(31)], true),
             ("two more soon after it came back", vec![Wrong(1), Wrong(2), Wrong(3), Wrong(4), Right(32), Wrong(5), Wrong(6)], true),
             ("hours of nothing wrong", vec![Wrong(1), Wrong(2), Wrong(3), Wrong(4), Nothing(181 * MINUTE)], false),
-            (
-                "however many were wrong",
-                (0..200).map(Wrong).chain([Nothing(181 * MINUTE)]).collect(),
-                false,
-            ),
+            ("however many were wrong", (0..200).map(Wrong).chain([Nothing(181 * MINUTE)]).collect(), false),
         ];
         for (what, heard, expect) in rows {
             let trust = Trust::default();
             for heard in heard {
                 match heard {
-                    Wrong(number) => drop(trust.wrong(&root(number))),
-                    Right(count) => (0..count).for_each(|_| drop(trust.right())),
+                    Wrong(number) => _ = trust.wrong(&root(number)),
+                    Right(count) => (0..count).for_each(|_| _ = trust.right()),
                     Nothing(time) => tokio::time::advance(time).await,
                 }
             }

@@ -332,7 +332,7 @@ impl Audit {
         while self.round.tasks.is_empty() {
             let (pin, part) = self.round.at;
             let Some(row) = self.inner.catalog.page(pin, 1)?.pop() else {
-                self.end_round();
+                self.end_round()?;
                 return Ok(None);
             };
             let depth = depth_of(self.inner.audits.round().share);
@@ -353,6 +353,7 @@ impl Audit {
         self.round.at = (0, 0);
         self.round.running = true;
         *self.inner.audits.round() = Round { began_ms: now_ms(), due_ms: 0, share: 1.0, pins: 0 };
+        self.save()?;
         Ok(self.plan_round()?)
     }
 
@@ -372,13 +373,17 @@ impl Audit {
         Ok(())
     }
 
-    fn end_round(&mut self) {
+    fn end_round(&mut self) -> Result<(), StoreError> {
         self.round.running = false;
         self.round.at = (0, 0);
+        {
+            let mut round = self.inner.audits.round();
+            // A round that took longer than its period is followed by the next one at once.
+            round.due_ms = round.began_ms + self.inner.audits.options.period.as_millis() as u64;
+        }
+        self.save()?;
         self.inner.audits.rounds.fetch_add(1, Relaxed);
-        let mut round = self.inner.audits.round();
-        // A round that took longer than its period is followed by the next one at once.
-        round.due_ms = round.began_ms + self.inner.audits.options.period.as_millis() as u64;
+        Ok(())
     }
 
     /// The parts of a pin. What cannot be named because its head cannot be read is counted, and left.

@@ -63,9 +63,7 @@ pub use sectors::{ProvedSlice, SkyfileHealth};
 pub use skyfiles::OpenSkyfile;
 pub use stream::{BodyStream, FileSource};
 pub use upkeep::Status;
-pub use verify::{
-    PartName, PieceDamage, Summary, Tally, Unreadable, VERIFY_RUNS_MAX, Verdict, VerifyEvent, VerifyTarget,
-};
+pub use verify::{PartName, PieceDamage, Summary, Tally, Unreadable, VERIFY_RUNS_MAX, Verdict, VerifyEvent, VerifyTarget};
 
 /// Look-ups on hosts for addresses that a catalog under rebuild does not know. More callers are told to come again:
 /// strangers' addresses must not become a flood of host requests.

@@ -174,8 +174,7 @@ impl Notes {
 impl Store {
     /// The open notes that this node knows, the oldest first.
     pub fn damage_notes(&self) -> Vec<Note> {
-        let mut notes: Vec<Note> =
-            self.inner.notes.open.lock().expect("no panic under this lock").values().cloned().collect();
+        let mut notes: Vec<Note> = self.inner.notes.open.lock().expect("no panic under this lock").values().cloned().collect();
         notes.sort_by(|one, other| one.seen_ms.cmp(&other.seen_ms).then(one.root.cmp(&other.root)));
         notes
     }
@@ -200,15 +199,14 @@ impl Inner {
 
     fn take_note(&self, record: &Record) {
         let Some((root, host)) = place_of(&record.key) else { return };
-        let noted = match Note::decode(record).filter(|_| !record.removed) {
-            Some(note) if self.notes.keep(note) => Noted::Yes,
-            Some(_) => return,
+        let kept = match Note::decode(record).filter(|_| !record.removed) {
+            Some(note) => self.notes.keep(note),
             None => {
                 self.notes.strike(root, host);
-                Noted::No
+                false
             }
         };
-        self.renter.set_noted(root, host, noted);
+        self.renter.set_noted(root, host, if kept { Noted::Yes } else { Noted::No });
     }
 
     /// One after the other: a note is not urgent, and a burst of them must not be a burst of writes.
@@ -295,7 +293,7 @@ mod tests {
         let rows: [fn(&mut Body); 6] = [
             |body| body.v = 2,
             |body| body.piece = 2,
-            |body| drop(body.roots.pop()),
+            |body| _ = body.roots.pop(),
             |body| body.roots.truncate(32),
             |body| body.k = 2,
             |body| body.what = "odd".to_owned(),

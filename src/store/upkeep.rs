@@ -12,6 +12,7 @@ use crate::address::Multihash;
 use crate::measure::Trace;
 use crate::records::{Extent, Group, Kind, Record};
 use crate::renter::Completion;
+use crate::sector::Root;
 
 use super::catalog::{BlocksIn, PinRow};
 use super::commit::Durability;

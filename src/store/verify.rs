@@ -174,7 +174,9 @@ impl Inner {
             }
             VerifyTarget::Cid(cid) => {
                 let mut rows = self.catalog.by_root(&cid.hash().to_bytes())?;
-                if rows.is_empty() && let Some(key) = crate::tree::pack::block_key(cid.hash()) {
+                if rows.is_empty()
+                    && let Some(key) = crate::tree::pack::block_key(cid.hash())
+                {
                     rows = self.catalog.by_block(&key)?;
                 }
                 rows
