@@ -840,18 +840,18 @@ fn a_host_that_lies_for_a_while_is_set_aside_and_comes_back() {
     with_seeds(30, async |seed| {
         let mut world = World::new(seed, Mood { sigma: 0.0, ..CALM }).await;
         let mut stored = Vec::new();
-        for _ in 0..8 {
-            let content = world.content(100_000);
+        for _ in 0..20 {
+            let content = world.content(50_000);
             stored.push((world.write_complete(&content).await, content));
         }
         let liar = world.some_hosts(1)[0];
         let aside = |world: &World| world.renter.set_aside(host_id(liar)).is_some();
         world.change(&[liar], |mood| mood.corruption = 1.0);
         // Now and then, so that a reader tries it again: a host that failed a moment ago is asked late anyway.
-        'lying: for _ in 0..20 {
+        'lying: for _ in 0..4 {
             for (slab, content) in &stored {
                 world.assert_reads(slab, content).await;
-                sleep(Duration::from_secs(10)).await;
+                sleep(Duration::from_secs(45)).await;
                 if aside(&world) {
                     break 'lying;
                 }

@@ -512,6 +512,7 @@ mod tests {
         catalog.set_numbers(&[("audit", 8)]).expect("set");
         catalog.insert("aa/1", 1, false, b"body", &names(b"root")).expect("insert");
         assert_eq!(catalog.last_pin_number().expect("read"), 1);
+        catalog.set_complete();
         catalog.close().expect("close");
         drop(catalog);
         let catalog = Catalog::open(folder.path()).expect("open");
