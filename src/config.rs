@@ -44,6 +44,7 @@ pub struct Typed {
     pub deny: TypedDeny,
     pub portal: TypedPortal,
     pub names: TypedNames,
+    pub audit: TypedAudit,
     pub limits: TypedLimits,
 }
 
@@ -113,6 +114,14 @@ pub struct TypedNames {
     pub fixed: BTreeMap<String, String>,
     /// Written `[names.handshake]`.
     pub handshake: BTreeMap<String, String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TypedAudit {
+    pub period_hours: Option<u64>,
+    pub bytes_per_second: Option<Size>,
+    pub new_after_seconds: Option<u64>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -210,6 +219,7 @@ pub struct Checked {
     /// Are uploads and registry writes taken from everybody? Only an operator who says so wants strangers' content.
     pub public_writes: bool,
     pub names: Names,
+    pub audit: Audit,
     pub limits: Limits,
 }
 
@@ -306,6 +316,17 @@ pub enum NameResolver {
     Nobody,
 }
 
+/// How pieces that nobody reads are looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Audit {
+    /// Everything is looked at once in it; zero: never.
+    pub period: Duration,
+    /// Read from all hosts together.
+    pub bytes_per_second: u64,
+    /// From an upload to the first look at it.
+    pub new_after: Duration,
+}
+
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Connections open at once on the public listener. Each costs about 20 KiB.
@@ -354,6 +375,18 @@ pub struct SpoolLimits {
     pub uploads: usize,
 }
 
+/// A month: disks are scrubbed as often. With more redundancy than most it could be longer, with less shorter.
+const AUDIT_PERIOD_HOURS_DEFAULT: u64 = 720;
+/// Ten years; more is a misprint.
+const AUDIT_PERIOD_HOURS_MAX: u64 = 87_600;
+/// 10 TB a month, and a few hundredths of what a disk or a link of a gigabit gives.
+const AUDIT_BYTES_PER_SECOND_DEFAULT: u64 = 4 << 20;
+/// Below it, small files alone would fall behind.
+const AUDIT_BYTES_PER_SECOND_MIN: u64 = 64 << 10;
+/// After what goes on behind an upload has ended, and while whoever made it still has the file.
+const AUDIT_NEW_AFTER_DEFAULT: u64 = 120;
+/// A day; later it is not new.
+const AUDIT_NEW_AFTER_MAX: u64 = 86_400;
 /// Holds a file of 100 MiB whole; the process stays under 300 MiB with it.
 const MEMORY_BYTES_DEFAULT: u64 = 128 << 20;
 /// Nodes, packs and hash trees of some gigabytes of content in use.
@@ -432,6 +465,7 @@ impl Typed {
                 .collect::<Result<_, _>>()?,
             public_writes: self.portal.public_writes.unwrap_or(false),
             names: self.names.check()?,
+            audit: self.audit.check()?,
             limits,
         })
     }
@@ -518,6 +552,29 @@ impl TypedNames {
             return Err(invalid(format!("[names.handshake] has {} names, at most {FIXED_NAMES_MAX}", self.handshake.len())));
         }
         Ok(Names { resolver, fixed: self.fixed, handshake: self.handshake })
+    }
+}
+
+impl TypedAudit {
+    fn check(self) -> Result<Audit, ConfigError> {
+        let period_hours = self.period_hours.unwrap_or(AUDIT_PERIOD_HOURS_DEFAULT);
+        let bytes_per_second = self.bytes_per_second.map_or(AUDIT_BYTES_PER_SECOND_DEFAULT, |size| size.0);
+        let new_after = self.new_after_seconds.unwrap_or(AUDIT_NEW_AFTER_DEFAULT);
+        if period_hours > AUDIT_PERIOD_HOURS_MAX {
+            return Err(invalid(format!(
+                "[audit] period_hours is {period_hours}, at most {AUDIT_PERIOD_HOURS_MAX} (ten years); 0 turns audits off"
+            )));
+        }
+        if bytes_per_second < AUDIT_BYTES_PER_SECOND_MIN {
+            return Err(invalid(format!(
+                "[audit] bytes_per_second is {bytes_per_second}, it must be at least {AUDIT_BYTES_PER_SECOND_MIN} (64 KiB); \
+                 period_hours = 0 turns audits off"
+            )));
+        }
+        if new_after > AUDIT_NEW_AFTER_MAX {
+            return Err(invalid(format!("[audit] new_after_seconds is {new_after}, at most {AUDIT_NEW_AFTER_MAX} (a day)")));
+        }
+        Ok(Audit { period: Duration::from_secs(period_hours * 3600), bytes_per_second, new_after: Duration::from_secs(new_after) })
     }
 }
 
@@ -675,6 +732,10 @@ mod tests {
             ("[redundancy]\npreset = \"skynet\"\ndata_pieces = 3", "keep the one or the other"),
             ("[redundancy]\npreset = \"skynet\"", "allow_shared_hosts"),
             ("[redundancy]\ndata_pieces = 0", "must be 1 to 64"),
+            ("[audit]\nbytes_per_second = 0", "turns audits off"),
+            ("[audit]\nperiod_hours = 1000000", "ten years"),
+            ("[audit]\nnew_after_seconds = 100000", "a day"),
+            ("[audit]\nrate = 1", "unknown field `rate`"),
             ("[limits]\nconnections = 0", "nobody could connect"),
             ("[limits]\nuploads_at_once = 0", "nobody could do it"),
             ("[limits]\nslab_memory_bytes = \"1 MiB\"", "one slab at this redundancy"),

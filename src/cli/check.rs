@@ -9,7 +9,9 @@ use clap::Args;
 use super::output::{bytes, counted, line};
 use super::serve::ListenArgs;
 use super::{CliError, Global};
-use crate::config::{Checked, EMBEDDED_HOSTS, HostPlace, HostStore, Hosts, NameResolver, Redundancy, SharedHosts, TrustedProxies};
+use crate::config::{
+    Audit, Checked, EMBEDDED_HOSTS, HostPlace, HostStore, Hosts, NameResolver, Redundancy, SharedHosts, TrustedProxies,
+};
 use crate::node::ListRead;
 
 /// Bad lines of one deny list that are told one by one: a screen has room for the rest.
@@ -31,7 +33,7 @@ pub fn run(global: &Global, args: &CheckArgs) -> Result<(), CliError> {
     let lists = crate::node::check_lists(&checked).map_err(|error| CliError::failed(error.to_string()))?;
     let explained = Explained {
         stores: stores(&checked),
-        survives: survives(&checked),
+        survives: survives(&checked).into_iter().chain([audits(&checked)]).collect(),
         listens: listens(&checked),
         names: names(&checked, &lists),
         risks: risks(&checked, &devices(&checked)).into_iter().chain(list_risks(&lists)).collect(),
@@ -129,6 +131,23 @@ fn survives(checked: &Checked) -> Vec<String> {
         format!("pins and names stay readable and writable while at most {} of those that hold them are away", hosts(records)),
         "a lost data directory: with the host list and the recovery phrase of the portal key nothing is lost".to_owned(),
     ]
+}
+
+/// What is known of pieces that nobody reads.
+fn audits(checked: &Checked) -> String {
+    let Audit { period, bytes_per_second, new_after } = checked.audit;
+    if period.is_zero() {
+        return "pieces that nobody reads are not looked at ([audit] period_hours = 0)".to_owned();
+    }
+    let reach = bytes_per_second.saturating_mul(period.as_secs());
+    format!(
+        "audits look at each new upload {} s after it was made, and at everything once in {} hours, at up to {} a second; of more than \
+         {} on the hosts, each piece is sampled",
+        new_after.as_secs(),
+        period.as_secs() / 3600,
+        bytes(bytes_per_second),
+        bytes(reach)
+    )
 }
 
 /// Small files live as copies, large ones as pieces: the weaker of the two counts.
@@ -242,6 +261,12 @@ fn risks(checked: &Checked, devices: &BTreeMap<u64, usize>) -> Vec<String> {
     if !checked.listen.admin.ip().is_loopback() {
         risks.push("the admin listener is open to the network, and its key travels unencrypted: keep it on 127.0.0.1".to_owned());
     }
+    if checked.audit.period.is_zero() {
+        risks.push(
+            "audits are off: what rots on a host is only known when somebody reads it, which may be after too many pieces have"
+                .to_owned(),
+        );
+    }
     if checked.public_writes {
         risks.push(
             "[portal] public_writes takes content from everybody: you serve what strangers upload, see [limits] and `skygate block`"
@@ -329,6 +354,7 @@ mod tests {
             ),
             ("[store]\nmemory_bytes = 0\n".to_owned() + &hosts(9, ""), vec!["meant for measuring"]),
             ("[portal]\npublic_writes = true\n".to_owned() + &hosts(9, ""), vec!["what strangers upload"]),
+            ("[audit]\nperiod_hours = 0\n".to_owned() + &hosts(9, ""), vec!["audits are off"]),
         ];
         for (text, expect) in rows {
             let risks = risks(&checked(&text), &BTreeMap::new());
@@ -364,6 +390,18 @@ mod tests {
         let checked = checked(&hosts(9, ""));
         assert!(risks(&checked, &BTreeMap::from([(1, 5), (2, 4)]))[0].contains("5 hosts are folders on one file system"));
         assert!(risks(&checked, &BTreeMap::from([(1, 3), (2, 3), (3, 3)])).is_empty());
+    }
+
+    #[test]
+    fn audits_are_explained() {
+        for (text, expect) in [
+            ("", "120 s after it was made, and at everything once in 720 hours, at up to 4.0 MiB a second; of more than 9.9 TiB"),
+            ("[audit]\nbytes_per_second = \"1 MiB\"\nperiod_hours = 24\nnew_after_seconds = 5", "5 s after it was made"),
+            ("[audit]\nperiod_hours = 0", "not looked at"),
+        ] {
+            let said = audits(&checked(text));
+            assert!(said.contains(expect), "{text:?}: {said}");
+        }
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! The command line: one file per command. `serve` runs a node in this process; `add`, `import`, `get`, `pin`, `name`,
-//! `block`, `hosts` and API keys talk to a running one over the HTTP of its admin listener; `check` and the portal key are files.
+//! `block`, `hosts`, `verify` and API keys talk to a running one over the HTTP of its admin listener; `check` and the portal key are files.
 //!
 //! Hides: argument parsing, how the API key is found, frames of the add stream (`docs/formats.md` 9) on the client's
 //! side, progress bars. Must never know: how content is stored; whatever it says about a running gateway it has asked it.
@@ -24,6 +24,7 @@ mod name;
 mod output;
 mod pin;
 mod serve;
+mod verify;
 mod walk;
 
 use std::ffi::OsString;
@@ -44,6 +45,7 @@ Examples:
   skygate name put KEY.ipns-record              publish an IPNS record
   skygate key add photos                        make an API key for somebody
   skygate hosts                                 how the hosts do
+  skygate verify                                is every piece on every host what it should be?
   skygate check --config skygate.toml           what a configuration means, before it runs
 
 Exit codes:
@@ -52,6 +54,8 @@ Exit codes:
   2  the command line was not understood
   3  the gateway cannot be reached
   4  the API key is missing or refused
+  5  `verify`: damaged, but everything can be read
+  6  `verify`: something cannot be read now
 
 The log goes to stderr; SKYGATE_LOG=debug shows more of it.";
 
@@ -105,6 +109,8 @@ enum Command {
     Block(block::BlockCommand),
     /// How the hosts do
     Hosts,
+    /// Look at every piece on every host
+    Verify(verify::VerifyArgs),
     /// Explain a configuration in words
     Check(check::CheckArgs),
     /// API keys for others; the portal key as a recovery phrase
@@ -124,6 +130,11 @@ enum CliError {
     Unreachable(String),
     #[error("{0}")]
     KeyRefused(String),
+    /// Found by `verify`, which has said it.
+    #[error("pieces are damaged")]
+    Damaged,
+    #[error("something cannot be read")]
+    Unreadable,
     /// Whoever read our output has gone: nothing is left to be done or said.
     #[error("the reader of the output has gone")]
     ReaderGone,
@@ -140,6 +151,8 @@ impl CliError {
             CliError::Usage(_) => 2,
             CliError::Unreachable(_) => 3,
             CliError::KeyRefused(_) => 4,
+            CliError::Damaged => 5,
+            CliError::Unreadable => 6,
             CliError::ReaderGone => 0,
         }
     }
@@ -158,7 +171,7 @@ pub fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            if !matches!(error, CliError::ReaderGone) {
+            if !matches!(error, CliError::ReaderGone | CliError::Damaged | CliError::Unreadable) {
                 eprintln!("error: {error}");
             }
             ExitCode::from(error.exit_code())
@@ -190,6 +203,7 @@ fn run(global: &Global, command: Command) -> Result<(), CliError> {
         Command::Name(command) => client(name::run(global, command)),
         Command::Block(command) => client(block::run(global, command)),
         Command::Hosts => client(hosts::run(global)),
+        Command::Verify(args) => client(verify::run(global, args)),
         Command::Check(args) => check::run(global, &args),
         Command::Key(command) => key::run(global, command),
     }

@@ -37,7 +37,7 @@ mod walk;
 pub use reply::AnswerCache;
 pub use serve::{Listeners, answer, run};
 pub use services::{
-    Content, HostView, HttpOptions, Naming, Operations, Overdrive, PinPage, PinView, PortalNumbers, PublicWrites, Readiness,
-    Services, SkyParts, Skyfile, UploadStream, Uploads,
+    CheckedView, Content, HostView, HttpOptions, Naming, Operations, Overdrive, PinPage, PinView, PortalNumbers, PublicWrites,
+    Readiness, Services, SkyParts, Skyfile, UploadStream, Uploads,
 };
 pub use skynet::Subscriptions;

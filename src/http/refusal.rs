@@ -545,6 +545,9 @@ fn store_row(error: &StoreError) -> Row {
             row(S::GATEWAY_TIMEOUT, NoStore, "the storage hosts did not answer in time", "Try again in a moment.")
                 .retry(RETRY_TIMED_OUT_S)
         }
+        StoreError::Busy(what) => {
+            row(S::TOO_MANY_REQUESTS, NoStore, *what, "Try again when one of them has ended.").retry(RETRY_TOO_MANY_S)
+        }
         StoreError::NotEnoughHosts { have, need, .. } => row(
             S::SERVICE_UNAVAILABLE,
             NoStore,

@@ -25,7 +25,9 @@ use crate::names::{
     EntryHealth, EntryId, EntryWatch, HandshakeNames, NameError, NameRow, Names, PutEntryError, Resolved, SignedEntry, StoredRecord,
 };
 use crate::records::Extent;
-use crate::store::{Blocked, BodyStream, FileSource, OpenSkyfile, ProvedSlice, SkyfileHealth, Store, StoreError, Window};
+use crate::store::{
+    Blocked, BodyStream, FileSource, OpenSkyfile, ProvedSlice, SkyfileHealth, Store, StoreError, VerifyEvent, Window,
+};
 use crate::tree::skyfile::SkyfileHead;
 
 use super::hosts::HostRules;
@@ -369,9 +371,27 @@ pub struct HostView {
     pub free_bytes: Option<u64>,
     pub failures: u64,
     pub wrong_pieces: u64,
+    /// Why it is asked last, in words, if it is: it gave wrong pieces again and again.
+    pub set_aside: Option<String>,
+    /// Pieces on it that are noted as wrong or missing, for the repair.
+    pub damage_noted: u64,
+    /// What audits and checks of everything found on it since the start.
+    pub checked: CheckedView,
     pub in_flight: u64,
     /// Read latency in milliseconds by name of quantile, e.g. `p50`.
     pub latency_ms: BTreeMap<String, f64>,
+}
+
+/// Pieces of one host by what was found of them.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub struct CheckedView {
+    pub right: u64,
+    pub wrong: u64,
+    pub missing: u64,
+    /// It did not answer.
+    pub unknown: u64,
+    /// Unix time of the last answer, milliseconds.
+    pub last_ms: Option<u64>,
 }
 
 /// One pin as the operator sees it.
@@ -438,6 +458,9 @@ pub trait Operations: Send + Sync + 'static {
 
     /// At most `max` pins from `from` on (0 = the first).
     async fn pins(&self, from: u64, max: usize) -> Result<PinPage, StoreError>;
+
+    /// Reads everything below this address, or all there is, piece by piece. Dropping the stream stops the work.
+    async fn verify(&self, address: Option<&Address>) -> Result<BoxStream<'static, VerifyEvent>, StoreError>;
 
     /// Removes every pin of this address and says how many there were.
     async fn unpin(&self, address: &Address) -> Result<usize, StoreError>;

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
-use futures::stream;
+use futures::stream::{self, BoxStream};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -36,7 +36,10 @@ use crate::names::{
 };
 use crate::records::Extent;
 use crate::sector::{SEGMENT_BYTES, range_proof};
-use crate::store::{Blocked, BodyStream, Durability, FileSource, ProvedSlice, SkyfileHealth, StoreError, Window};
+use crate::store::{
+    Blocked, BodyStream, Durability, FileSource, PartName, PieceDamage, ProvedSlice, SkyfileHealth, StoreError, Summary, Tally,
+    Verdict, VerifyEvent, Window,
+};
 use crate::tree::skyfile::{Parsed, SkyfileHead, UploadFile, build_small, parse, upload_metadata};
 use crate::tree::test_dag::TestDag;
 use crate::tree::{FilePart, TreeNode, parse_node};
@@ -334,6 +337,9 @@ impl Operations for Desk {
             free_bytes: None,
             failures: 3,
             wrong_pieces: 1,
+            set_aside: Some("it <lies>".to_owned()),
+            damage_noted: 2,
+            checked: Default::default(),
             in_flight: 0,
             latency_ms: Default::default(),
         }]
@@ -360,6 +366,30 @@ impl Operations for Desk {
         };
         let end = (from + max as u64).min(250);
         Ok(PinPage { pins: (from..end).map(pin).collect(), next: (end < 250).then_some(end) })
+    }
+
+    /// Of `ABSENT`, one piece is wrong; of everything, a thousand, which come as fast as they are taken.
+    async fn verify(&self, address: Option<&Address>) -> Result<BoxStream<'static, VerifyEvent>, StoreError> {
+        let damage = |piece: usize| {
+            VerifyEvent::Damage(PieceDamage {
+                pin: "pin".to_owned(),
+                root: "00".repeat(32),
+                host: None,
+                url: None,
+                part: PartName::Slab,
+                piece,
+                kind: "wrong",
+                reason: "a test".to_owned(),
+            })
+        };
+        let count = match address {
+            None => 1000,
+            Some(Address::Ipfs { root, .. }) if root.to_string() == ABSENT => 1,
+            Some(_) => return Err(StoreError::NotFound),
+        };
+        let tally = Tally { wrong: count as u64, ..Tally::default() };
+        let end = VerifyEvent::End(Summary { verdict: Verdict::Damaged, tally, seconds: 0.0 });
+        Ok(stream::iter((0..count).map(damage).chain([end])).boxed())
     }
 
     async fn unpin(&self, address: &Address) -> Result<usize, StoreError> {

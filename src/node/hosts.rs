@@ -13,14 +13,15 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::{Bucket, Checked, EMBEDDED_HOSTS, HostPlace, HostStore, Hosts};
-use crate::http::HostView;
+use crate::http::{CheckedView, HostView};
 use crate::records::{BareHosts, Order, PortalId, PortalKey, Record, RecordKey, Records, RecordsOptions};
-use crate::renter::Renter;
 use crate::renter::bucket::{self, BucketOptions};
 use crate::renter::folder::{FolderOptions, FolderStore};
 use crate::renter::host::{Host, HostId, HostOptions, HostState, Near, Writers};
 use crate::renter::marker::{self, MarkerError};
 use crate::renter::place::{HostRow, HostTable, RowState};
+use crate::renter::{Renter, SetAside};
+use crate::store::Note;
 
 use super::{NodeError, Places};
 
@@ -317,13 +318,28 @@ fn tell_differences(hosts: &OpenHosts, table: &HostTable, config: &Checked) {
     tracing::info!(up, of = table.hosts.len(), epoch = table.epoch, parity = config.redundancy.parity_pieces, "hosts");
 }
 
-/// The hosts as the operator sees them.
-pub fn views(renter: &Renter) -> Vec<HostView> {
-    renter.hosts().iter().map(view).collect()
+/// The hosts as the operator sees them. `notes` are the open notes about damage.
+pub fn views(renter: &Renter, notes: &[Note]) -> Vec<HostView> {
+    let mut noted: BTreeMap<HostId, u64> = BTreeMap::new();
+    for note in notes {
+        *noted.entry(note.host).or_default() += 1;
+    }
+    renter.hosts().iter().map(|host| view(renter, host, noted.get(&host.id()).copied().unwrap_or(0))).collect()
 }
 
-fn view(host: &Host) -> HostView {
+/// In words for operators.
+fn why_set_aside(aside: &SetAside) -> String {
+    let hours = aside.back_after.as_secs_f64() / 3600.0;
+    format!(
+        "several different pieces from it were wrong lately, so it is asked only for what nobody else gives. It comes back \
+         after {} more right answers, or in {hours:.1} hours if nothing wrong is heard of it; writes go to it as before",
+        aside.right_answers_missing
+    )
+}
+
+fn view(renter: &Renter, host: &Host, damage_noted: u64) -> HostView {
     let health = host.health();
+    let checked = renter.checks_of(host.id());
     let (state, reason) = match health.state {
         HostState::Up => ("up", None),
         HostState::ReadOnly => ("read-only", Some("it has too little free space, or refuses writes".to_owned())),
@@ -343,6 +359,15 @@ fn view(host: &Host) -> HostView {
         free_bytes: health.free_bytes,
         failures: health.failures,
         wrong_pieces: health.wrong_pieces,
+        set_aside: renter.set_aside(host.id()).as_ref().map(why_set_aside),
+        damage_noted,
+        checked: CheckedView {
+            right: checked.right,
+            wrong: checked.wrong,
+            missing: checked.missing,
+            unknown: checked.unknown,
+            last_ms: (checked.last_ms > 0).then_some(checked.last_ms),
+        },
         in_flight: health.in_flight.into(),
         latency_ms: latency.collect(),
     }

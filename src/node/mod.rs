@@ -45,7 +45,7 @@ use crate::measure::Measures;
 use crate::names::{self, BadFixedName, BadHandshakeName, DnsResolver, HandshakeNames, Names, NamesOptions, Resolver};
 use crate::records::{Extent, KeyError, Origin, OwnerChecks, PortalKey, RecordError, Records, RecordsOptions};
 use crate::renter::{Renter, RenterError, RenterOptions};
-use crate::store::{CatalogError, Store, StoreError, StoreOptions};
+use crate::store::{AuditOptions, CatalogError, Store, StoreError, StoreOptions};
 
 /// Why a node does not start. Each says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -175,6 +175,7 @@ async fn open(
         folder: places.catalog(),
         memory_bytes: config.store.memory_bytes,
         metadata_bytes: config.store.metadata_bytes,
+        audit: audit_options(config),
     };
     let store = Store::open(renter.clone(), records.clone(), measures.clone(), &store_options)?;
     let lists = lists_of(config);
@@ -359,6 +360,11 @@ fn renter_options(config: &Checked) -> RenterOptions {
         // The renter's trees are one part of the index bytes; the store has the other.
         metadata_bytes: config.store.metadata_bytes / 4,
     }
+}
+
+fn audit_options(config: &Checked) -> AuditOptions {
+    let crate::config::Audit { period, bytes_per_second, new_after } = config.audit;
+    AuditOptions { period, bytes_per_second, new_after }
 }
 
 /// How long a start waits for the portal's blocklist: hosts that are up list it in milliseconds.

@@ -5,13 +5,14 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use futures::stream::BoxStream;
 
 use crate::address::{Address, SkylinkKind};
-use crate::http::{HostView, Operations, Overdrive, PinPage, PinView, PortalNumbers, Readiness, UploadStream};
+use crate::http::{CheckedView, HostView, Operations, Overdrive, PinPage, PinView, PortalNumbers, Readiness, UploadStream};
 use crate::ingest::{AddOptions, AddReport, ImportReport, Ingest, IngestError};
 use crate::records::Records;
 use crate::renter::{OverdriveCounts, Renter};
-use crate::store::{Blocked, Store, StoreError, UnpinRoot};
+use crate::store::{AuditStatus, Blocked, Store, StoreError, UnpinRoot, VerifyEvent, VerifyTarget};
 
 /// Owner of what comes in on the admin listener.
 const ADMIN: &str = "admin";
@@ -47,6 +48,32 @@ impl NodeOperations {
     }
 }
 
+/// Notes told in full: a page has room for no more, and the count says how many there are.
+const NOTES_TOLD_MAX: usize = 1_000;
+
+impl NodeOperations {
+    /// The open notes about damage, the oldest first.
+    fn damage_notes(&self) -> serde_json::Value {
+        let notes = self.store.damage_notes();
+        let told = notes.iter().take(NOTES_TOLD_MAX).map(|note| {
+            serde_json::json!({
+                "root": note.root.to_string(),
+                "host": note.host.to_string(),
+                "piece": note.piece_index,
+                "slab": note.slab.as_ref().map(|slab| hex::encode(slab.id())),
+                "kind": note.kind.as_str(),
+                "why": note.why,
+                "seen_ms": note.seen_ms,
+            })
+        });
+        serde_json::json!({
+            "open": notes.len(),
+            "not_written": self.store.damages_not_noted(),
+            "notes": told.collect::<Vec<_>>(),
+        })
+    }
+}
+
 fn sum_of_pins(store: &Store) -> Result<u64, StoreError> {
     let (mut sum, mut from) = (0u64, 0);
     loop {
@@ -60,6 +87,23 @@ fn sum_of_pins(store: &Store) -> Result<u64, StoreError> {
 fn overdrive(counts: OverdriveCounts) -> Overdrive {
     let share = |part: u64, of: u64| if of == 0 { 0.0 } else { part as f64 / of as f64 };
     Overdrive { share: share(counts.with_spares, counts.reads), average: share(counts.spares, counts.with_spares) }
+}
+
+fn audit_metrics(audit: &AuditStatus, text: &mut String) {
+    use std::fmt::Write;
+    let rows = [
+        ("skygate_audit_pieces_total", "counter", audit.pieces as f64),
+        ("skygate_audit_bytes_total", "counter", audit.bytes as f64),
+        ("skygate_audit_damaged_pieces_total", "counter", audit.damaged as f64),
+        ("skygate_audit_unreadable_total", "counter", audit.unreadable as f64),
+        ("skygate_audit_new_pins_total", "counter", audit.new_pins as f64),
+        ("skygate_audit_rounds_total", "counter", audit.rounds as f64),
+        ("skygate_audit_round_began_seconds", "gauge", audit.round_began_ms as f64 / 1000.0),
+        ("skygate_audit_round_share", "gauge", audit.round_share),
+    ];
+    for (name, kind, value) in rows {
+        let _ = writeln!(text, "# TYPE {name} {kind}\n{name} {value}");
+    }
 }
 
 #[async_trait]
@@ -90,10 +134,12 @@ impl Operations for NodeOperations {
                 "root": damage.root.to_string(),
                 "host": damage.host.to_string(),
                 "piece": damage.piece_index,
-                "kind": format!("{:?}", damage.kind).to_lowercase(),
+                "kind": damage.kind.as_str(),
                 "reason": damage.reason,
                 "times": damage.times,
             })).collect::<Vec<_>>(),
+            "damage_notes": self.damage_notes(),
+            "audit": self.store.audit_status(),
         }))
     }
 
@@ -110,6 +156,17 @@ impl Operations for NodeOperations {
             let _ = writeln!(text, "# TYPE skygate_memory_body_bytes gauge\nskygate_memory_body_bytes {}", status.memory_bytes);
         }
         let _ = writeln!(text, "# TYPE skygate_damaged_pieces gauge\nskygate_damaged_pieces {}", self.renter.damages().len());
+        let _ = writeln!(text, "# TYPE skygate_damage_notes gauge\nskygate_damage_notes {}", self.store.damage_notes().len());
+        let _ = writeln!(
+            text,
+            "# TYPE skygate_damages_not_noted_total counter\nskygate_damages_not_noted_total {}",
+            self.store.damages_not_noted()
+        );
+        audit_metrics(&self.store.audit_status(), &mut text);
+        let _ = writeln!(
+            text,
+            "# TYPE skygate_host_set_aside gauge\n# TYPE skygate_host_damage_noted gauge\n# TYPE skygate_host_checked_pieces_total counter"
+        );
         let _ = writeln!(
             text,
             "# TYPE skygate_host_failures_total counter\n# TYPE skygate_host_wrong_pieces_total counter\n# TYPE skygate_host_up gauge"
@@ -118,12 +175,18 @@ impl Operations for NodeOperations {
             let _ = writeln!(text, "skygate_host_failures_total{{host=\"{}\"}} {}", host.id, host.failures);
             let _ = writeln!(text, "skygate_host_wrong_pieces_total{{host=\"{}\"}} {}", host.id, host.wrong_pieces);
             let _ = writeln!(text, "skygate_host_up{{host=\"{}\"}} {}", host.id, u8::from(host.state == "up"));
+            let _ = writeln!(text, "skygate_host_set_aside{{host=\"{}\"}} {}", host.id, u8::from(host.set_aside.is_some()));
+            let _ = writeln!(text, "skygate_host_damage_noted{{host=\"{}\"}} {}", host.id, host.damage_noted);
+            let CheckedView { right, wrong, missing, unknown, .. } = host.checked;
+            for (result, count) in [("right", right), ("wrong", wrong), ("missing", missing), ("unknown", unknown)] {
+                let _ = writeln!(text, "skygate_host_checked_pieces_total{{host=\"{}\",result=\"{result}\"}} {count}", host.id);
+            }
         }
         text
     }
 
     fn hosts(&self) -> Vec<HostView> {
-        super::hosts::views(&self.renter)
+        super::hosts::views(&self.renter, &self.store.damage_notes())
     }
 
     fn hosts_to_write(&self) -> usize {
@@ -159,6 +222,18 @@ impl Operations for NodeOperations {
             durability: if row.complete { "complete" } else { "acknowledged" },
         });
         Ok(PinPage { pins: pins.collect(), next })
+    }
+
+    async fn verify(&self, address: Option<&Address>) -> Result<BoxStream<'static, VerifyEvent>, StoreError> {
+        let target = match address {
+            None => VerifyTarget::Everything,
+            Some(Address::Ipfs { root, .. }) => VerifyTarget::Cid(*root),
+            Some(Address::Skylink { link, .. }) => VerifyTarget::Skylink(*link),
+            Some(Address::Ipns { .. }) => {
+                return Err(StoreError::Unsupported("an IPNS name is a pointer: verify what it points to"));
+            }
+        };
+        self.store.verify(target).await
     }
 
     async fn unpin(&self, address: &Address) -> Result<usize, StoreError> {

@@ -180,7 +180,7 @@ impl OwnerChecks {
         match record.key.kind() {
             Kind::Entry => (self.entry)(record),
             Kind::Ipns => (self.ipns)(record),
-            Kind::Pin | Kind::Site | Kind::Hosts | Kind::Key | Kind::Secret | Kind::Block => {
+            Kind::Pin | Kind::Site | Kind::Hosts | Kind::Key | Kind::Secret | Kind::Block | Kind::Damage => {
                 unreachable!("kinds of the portal always have a signature of 64 bytes")
             }
         }

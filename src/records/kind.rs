@@ -28,6 +28,8 @@ pub enum Kind {
     Secret,
     /// What the portal does not serve, by the hash of a sector root.
     Block,
+    /// A piece that is wrong or gone: what the repair reads.
+    Damage,
 }
 
 /// Who signs the records of a kind.
@@ -39,7 +41,8 @@ pub enum Signer {
 }
 
 impl Kind {
-    pub const ALL: [Kind; 8] = [Kind::Entry, Kind::Ipns, Kind::Pin, Kind::Site, Kind::Hosts, Kind::Key, Kind::Secret, Kind::Block];
+    pub const ALL: [Kind; 9] =
+        [Kind::Entry, Kind::Ipns, Kind::Pin, Kind::Site, Kind::Hosts, Kind::Key, Kind::Secret, Kind::Block, Kind::Damage];
 
     /// The word in paths.
     pub fn word(self) -> &'static str {
@@ -52,6 +55,7 @@ impl Kind {
             Kind::Key => "key",
             Kind::Secret => "secret",
             Kind::Block => "block",
+            Kind::Damage => "damage",
         }
     }
 
@@ -67,6 +71,7 @@ impl Kind {
             Kind::Secret => 7,
             // 8 and 9 are kept for leases and logs.
             Kind::Block => 10,
+            Kind::Damage => 11,
         }
     }
 
@@ -81,7 +86,7 @@ impl Kind {
     pub fn signer(self) -> Signer {
         match self {
             Kind::Entry | Kind::Ipns => Signer::Owner,
-            Kind::Pin | Kind::Site | Kind::Hosts | Kind::Key | Kind::Secret | Kind::Block => Signer::Portal,
+            Kind::Pin | Kind::Site | Kind::Hosts | Kind::Key | Kind::Secret | Kind::Block | Kind::Damage => Signer::Portal,
         }
     }
 
@@ -90,14 +95,15 @@ impl Kind {
         match self {
             Kind::Entry => 40,
             Kind::Ipns => 20,
-            Kind::Pin | Kind::Site | Kind::Hosts | Kind::Key | Kind::Secret | Kind::Block => 8,
+            Kind::Pin | Kind::Site | Kind::Hosts | Kind::Key | Kind::Secret | Kind::Block | Kind::Damage => 8,
         }
     }
 
     /// Index in [`Kind::ALL`], for tables by kind.
     pub(super) fn index(self) -> usize {
         match self {
-            Kind::Block => Kind::ALL.len() - 1,
+            Kind::Block => 7,
+            Kind::Damage => 8,
             _ => usize::from(self.code()) - 1,
         }
     }
@@ -197,8 +203,8 @@ pub struct RecordKey {
 impl RecordKey {
     pub fn new(kind: Kind, text: &str) -> Result<RecordKey, BadKey> {
         let fits = match (kind, text.split_once('/')) {
-            (Kind::Pin, Some((group, pin_id))) => is_group(kind, group) && is_hex(pin_id, 32..=32),
-            (Kind::Pin, None) | (_, Some(_)) => false,
+            (Kind::Pin | Kind::Damage, Some((group, id))) => is_group(kind, group) && is_hex(id, 32..=32),
+            (Kind::Pin | Kind::Damage, None) | (_, Some(_)) => false,
             (_, None) => is_group(kind, text),
         };
         match fits {
@@ -220,6 +226,11 @@ impl RecordKey {
     /// The key of a line of the blocklist: BLAKE2b-256 of a sector root.
     pub fn block(hash: &[u8; 32]) -> RecordKey {
         RecordKey { kind: Kind::Block, text: hex::encode(hash) }
+    }
+
+    /// The key of a note about a piece on a host, by the piece's sector root.
+    pub fn damage(root: &[u8; 32], host_id: &[u8; 16]) -> RecordKey {
+        RecordKey { kind: Kind::Damage, text: format!("{}/{}", hex::encode(root), hex::encode(host_id)) }
     }
 
     /// The one key of kind `hosts`.
@@ -276,7 +287,8 @@ impl fmt::Debug for RecordKey {
     }
 }
 
-/// Records that are placed and found together: all pins of one content, or a single record of another kind.
+/// Records that are placed and found together: all pins of one content, all notes about one piece, or a single record of
+/// another kind.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Group {
     kind: Kind,
@@ -308,7 +320,7 @@ impl Group {
 
 fn is_group(kind: Kind, text: &str) -> bool {
     match kind {
-        Kind::Entry | Kind::Block => is_hex(text, 64..=64),
+        Kind::Entry | Kind::Block | Kind::Damage => is_hex(text, 64..=64),
         Kind::Ipns => {
             let base36 = |byte: u8| byte.is_ascii_digit() || byte.is_ascii_lowercase();
             (2..=IPNS_TEXT_MAX).contains(&text.len()) && text.starts_with('k') && text.bytes().all(base36)
@@ -349,6 +361,7 @@ mod tests {
         let pin = format!("1220{hex64}/{hex32}");
         let ipns = "k51qzi5uqu5dgutdk6i1ynyzgkqngpha5xpgia3a5qqp4jsh0u4csozksxel2r";
         let long_pin = format!("{}/{hex32}", "00".repeat(140));
+        let note = format!("{hex64}/{hex32}");
         let good = [
             (Kind::Entry, hex64.as_str()),
             (Kind::Ipns, ipns),
@@ -358,6 +371,8 @@ mod tests {
             (Kind::Hosts, "table"),
             (Kind::Key, &hex32),
             (Kind::Secret, &hex32),
+            (Kind::Block, &hex64),
+            (Kind::Damage, &note),
         ];
         for (kind, text) in good {
             let key = RecordKey::new(kind, text).unwrap();
@@ -387,6 +402,8 @@ mod tests {
             (Kind::Pin, "1220/"),
             (Kind::Hosts, "tables"),
             (Kind::Site, "0f0f"),
+            (Kind::Damage, &hex64),
+            (Kind::Damage, &pin),
         ];
         for (kind, text) in bad {
             assert!(RecordKey::new(kind, text).is_err(), "{kind} {text}");

@@ -1,4 +1,5 @@
-//! What moves: signed versions of registry entries, IPNS records, pins, sites, API keys, secrets and the host table.
+//! What moves: signed versions of registry entries, IPNS records, pins, sites, API keys, secrets, notes about damage and the
+//! host table.
 //!
 //! **Does.** One mechanism for everything that changes (`design.md` 3): a version is an object of its own on the N hosts
 //! of its group, never overwritten; the newest version that verifies wins; older ones are swept. A put is acknowledged

@@ -15,6 +15,9 @@
 //! caller's own proof of all that it asked for held ([`Renter::read_slab_proved`]). Roots are the caller's: whoever passes
 //! a root has proved it.
 //!
+//! A piece is looked at without a reader by `check`, damage is told to a keeper of notes by `damage`, and a host that gives wrong
+//! pieces again and again is asked last (`trust`).
+//!
 //! Limits, each beside its use: `WRITE_ACK_MAX`, `LAGGARD_MAX`, `PUT_ATTEMPTS_MAX` (`write`); `READ_MAX`,
 //! `HEDGE_MIN`, `PIECE_ATTEMPTS_MAX`, `WHOLE_OBJECT_MAX_BYTES` (`read`); extra bytes and requests ([`budget`]); slabs in
 //! flight (`memory`); the tree cache in bytes (`nodes`); [`DAMAGE_MAX`] remembered damages.
@@ -22,17 +25,21 @@
 //! Retries live here and nowhere below: a [`Host`] call is tried once.
 
 use std::{
-    collections::{HashSet, VecDeque},
+    collections::HashSet,
     sync::{Arc, Mutex, MutexGuard},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
+
+use tokio::sync::mpsc;
 
 use crate::sector::{Code, Root, slab_id};
 
 pub mod bucket;
 pub mod budget;
+mod check;
 #[cfg(test)]
 mod contract;
+mod damage;
 pub mod faulty;
 pub mod folder;
 mod forecast;
@@ -46,24 +53,27 @@ pub mod policy;
 mod read;
 #[cfg(test)]
 mod sim;
+mod trust;
 mod write;
 
 use budget::{Overdrive, Purse, RetryBudget};
+use check::CheckCounters;
+use damage::Damages;
 use forecast::Forecast;
 use host::{Host, HostId, HostState};
 use memory::SlabPool;
 use nodes::{Placements, TreeCache};
 use place::{HostTable, place};
+use trust::{Change, Trust};
 
 pub use budget::OverdriveCounts;
+pub use check::{CheckCounts, Depth, Looked, Piece, PieceState};
+pub use damage::{DAMAGE_MAX, Damage, DamageKind, DamageReport, FoundDamage, Noted};
 pub use memory::SLAB_MEMORY_DEFAULT_BYTES;
 pub use policy::Window;
 pub use read::{Expect, Proof};
+pub use trust::SetAside;
 pub use write::{Completion, Written};
-
-/// Damages remembered for `skygate hosts`. A host that lost everything reports one per read; a thousand lines are more
-/// than anybody reads and about 200 KiB.
-pub const DAMAGE_MAX: usize = 1_000;
 
 /// Missing pieces remembered: those of three lost hosts of a terabyte. About 100 bytes each.
 const MISSING_MAX: u64 = 65_536;
@@ -146,30 +156,6 @@ impl Default for RenterOptions {
     }
 }
 
-/// One piece that was not where it should be, or not right.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Damage {
-    pub root: Root,
-    pub host: HostId,
-    /// Position in its slab, or number of the copy of a base sector.
-    pub piece_index: usize,
-    pub kind: DamageKind,
-    /// In words, for operators.
-    pub reason: String,
-    pub last_seen: SystemTime,
-    /// How often it was met.
-    pub times: u64,
-}
-
-/// Corrupt is not missing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DamageKind {
-    /// The host answered bytes that do not fold to the root.
-    Wrong,
-    /// The host answered that it has no such object.
-    Missing,
-}
-
 /// The room's door: cheap to clone, all clones are one.
 #[derive(Clone)]
 pub struct Renter {
@@ -189,7 +175,11 @@ struct Shared {
     placements: Placements,
     purse: Purse,
     retries: RetryBudget,
-    damages: Mutex<VecDeque<Damage>>,
+    /// By row of the table.
+    trust: Vec<Trust>,
+    /// By row of the table.
+    checks: Vec<CheckCounters>,
+    damages: Damages,
     /// Of reads that need one copy, and of reads that need pieces.
     overdrive: [Overdrive; 2],
     /// Pieces that were not there a moment ago: asked last, so that a read does not pay a round for each.
@@ -220,7 +210,9 @@ impl Renter {
             placements: Placements::new(options.metadata_bytes),
             purse: Purse::default(),
             retries: RetryBudget::default(),
-            damages: Mutex::default(),
+            trust: by_row.iter().map(|_| Trust::default()).collect(),
+            checks: by_row.iter().map(|_| CheckCounters::default()).collect(),
+            damages: Damages::default(),
             overdrive: Default::default(),
             missing: moka::sync::Cache::builder().max_capacity(MISSING_MAX).time_to_live(MISSING_FOR).build(),
             code: new_code(options.k, options.m),
@@ -283,7 +275,28 @@ impl Renter {
 
     /// Pieces that reads and checks found wrong or missing, oldest first, at most [`DAMAGE_MAX`].
     pub fn damages(&self) -> Vec<Damage> {
-        lock(&self.shared.damages).iter().cloned().collect()
+        self.shared.damages.seen()
+    }
+
+    /// What has to be noted for a repair, from now on, for one keeper of notes: `None` if there is one already. Reports that
+    /// it does not take in time are dropped, and found again.
+    pub fn take_damage_reports(&self) -> Option<mpsc::Receiver<DamageReport>> {
+        self.shared.damages.take_reports()
+    }
+
+    /// Damages that were told, and that nobody took in time.
+    pub fn damages_untold(&self) -> u64 {
+        self.shared.damages.untold()
+    }
+
+    /// The keeper of notes has noted this piece, or has no note of it any more: what is noted is not told again.
+    pub fn set_noted(&self, root: Root, host: HostId, noted: Noted) {
+        self.shared.damages.set_noted(root, host, noted);
+    }
+
+    /// Why a host is asked last; `None` if it is asked like the others.
+    pub fn set_aside(&self, host: HostId) -> Option<SetAside> {
+        self.shared.standing(self.shared.row_of(host)?)
     }
 }
 
@@ -300,13 +313,16 @@ struct Spot {
     row: usize,
     host: Option<Host>,
     root: Root,
+    /// `None` for a copy of a base sector.
+    slab: Option<SlabRef>,
 }
 
 impl Shared {
     fn slab_spots(&self, slab: &SlabRef) -> Vec<Spot> {
         let id = slab.id();
         let rows = self.placements.get(&id, slab.piece_count(), || place(&self.table, &id, slab.piece_count()));
-        let spot = |(piece_index, (row, root)): (usize, (&u32, &Root))| self.spot(piece_index, *row as usize, *root);
+        let spot =
+            |(piece_index, (row, root)): (usize, (&u32, &Root))| self.spot(piece_index, *row as usize, *root, Some(slab.clone()));
         rows.iter().zip(slab.roots.iter()).enumerate().map(spot).collect()
     }
 
@@ -316,39 +332,61 @@ impl Shared {
         let copies = self.options.base_copies.into();
         let rows = self.placements.get(&root.0, copies, || place(&self.table, &root.0, copies));
         let distinct = rows.iter().map(|row| *row as usize).filter(|row| seen.insert(*row));
-        distinct.enumerate().map(|(copy, row)| self.spot(copy, row, *root)).collect()
+        distinct.enumerate().map(|(copy, row)| self.spot(copy, row, *root, None)).collect()
     }
 
-    fn spot(&self, piece_index: usize, row: usize, root: Root) -> Spot {
-        Spot { piece_index, row, host: self.by_row[row].clone(), root }
+    fn spot(&self, piece_index: usize, row: usize, root: Root, slab: Option<SlabRef>) -> Spot {
+        Spot { piece_index, row, host: self.by_row[row].clone(), root, slab }
     }
 
     fn code(&self, k: u8, m: u8) -> Arc<Code> {
         if (k, m) == (self.options.k, self.options.m) { self.code.clone() } else { new_code(k, m) }
     }
 
-    fn report_damage(&self, spot: &Spot, kind: DamageKind, reason: &str) {
-        let Some(host) = spot.host.as_ref().map(Host::id) else { return };
-        let now = SystemTime::now();
-        let mut damages = lock(&self.damages);
-        if let Some(known) = damages.iter_mut().find(|d| d.root == spot.root && d.host == host && d.kind == kind) {
-            known.last_seen = now;
-            known.times += 1;
-            return;
-        }
-        tracing::warn!(root = %spot.root, host = %host, piece = spot.piece_index, ?kind, reason, "a piece is damaged");
-        if damages.len() == DAMAGE_MAX {
-            damages.pop_front();
-        }
-        let reason = reason.to_owned();
-        damages.push_back(Damage { root: spot.root, host, piece_index: spot.piece_index, kind, reason, last_seen: now, times: 1 });
+    fn row_of(&self, host: HostId) -> Option<usize> {
+        self.table.hosts.iter().position(|row| row.id == host)
     }
 
-    /// The piece is right again: it was written anew.
+    /// A wrong piece is told for repair as well. A missing one is so only where it is known that it was there once: right after
+    /// an upload pieces are still on their way.
+    fn report_damage(&self, spot: &Spot, kind: DamageKind, reason: &str) {
+        self.damages.add(spot, kind, reason);
+        if kind == DamageKind::Wrong {
+            self.damages.tell(spot, kind, reason);
+        }
+    }
+
+    /// The piece is right again: it was written anew, or looked at whole.
     fn forget_damage(&self, spot: &Spot) {
         self.missing.invalidate(&spot.root);
-        let Some(host) = spot.host.as_ref().map(Host::id) else { return };
-        lock(&self.damages).retain(|damage| damage.root != spot.root || damage.host != host);
+        if let Some(host) = &spot.host {
+            self.damages.forget(spot.root, host.id());
+        }
+    }
+
+    /// An answer of the spot's host was checked and right.
+    fn right(&self, spot: &Spot) {
+        self.tell_change(spot.row, self.trust[spot.row].right());
+    }
+
+    /// One was wrong.
+    fn wrong(&self, spot: &Spot) {
+        self.tell_change(spot.row, self.trust[spot.row].wrong(&spot.root));
+    }
+
+    /// Why the host of a row is asked last, if it is.
+    fn standing(&self, row: usize) -> Option<SetAside> {
+        let (standing, change) = self.trust[row].standing();
+        self.tell_change(row, change);
+        standing
+    }
+
+    fn tell_change(&self, row: usize, change: Option<Change>) {
+        let (Some(change), Some(host)) = (change, &self.by_row[row]) else { return };
+        match change {
+            Change::SetAside => tracing::warn!(host = host.url(), "{}", change.words()),
+            Change::BackForAnswers | Change::BackForTime => tracing::info!(host = host.url(), "{}", change.words()),
+        }
     }
 }
 

@@ -148,8 +148,11 @@ pub(super) async fn fetch(shared: Arc<Shared>, spot: Spot, wanted: Wanted) -> Fe
     if cost.requests == 0 {
         cost.rounds = wanted.rounds_before;
     }
-    if let Err(Fault::Wrong(reason)) = &result {
-        charge(&shared, &spot, reason);
+    match &result {
+        // What nobody has checked proves nothing: an object may be shorter than was guessed.
+        Err(Fault::Wrong(reason)) if wanted.check == Check::Now => charge(&shared, &spot, reason),
+        Ok(_) if wanted.check == Check::Now => shared.right(&spot),
+        _ => {}
     }
     if result == Err(Fault::Missing) {
         shared.missing.insert(spot.root, ());
@@ -157,10 +160,12 @@ pub(super) async fn fetch(shared: Arc<Shared>, spot: Spot, wanted: Wanted) -> Fe
     Fetched { spot, wanted, result, unchecked, cost }
 }
 
-fn charge(shared: &Shared, spot: &Spot, reason: &str) {
+/// A wrong answer costs its host: counted, told for repair, and held against it.
+pub(super) fn charge(shared: &Shared, spot: &Spot, reason: &str) {
     let Some(host) = &spot.host else { return };
     host.charge_wrong();
     shared.forecasts[spot.row].failed();
+    shared.wrong(spot);
     shared.report_damage(spot, DamageKind::Wrong, reason);
 }
 

@@ -26,7 +26,8 @@ use rand_chacha::ChaCha8Rng;
 use tokio::time::{Instant, sleep};
 
 use super::{
-    Completion, Damage, DamageKind, Expect, Proof, Renter, RenterError, RenterOptions, SlabRef, Window,
+    Completion, Damage, DamageKind, DamageReport, Depth, Expect, Noted, PieceState, Proof, Renter, RenterError, RenterOptions,
+    SlabRef, Window,
     folder::MARKER_KEY,
     host::{Host, HostId, HostOptions, Writers},
     lock,
@@ -966,6 +967,167 @@ fn a_base_sector_is_asked_of_one_host_and_of_another_when_it_is_late() {
         let (calls, took) = read(&world).await;
         assert_eq!(calls, 2, "one more, not all");
         assert!(took < Duration::from_millis(200), "{took:?}");
+    });
+}
+
+/// A host that lies for a while, then is honest: set aside, not asked, asked when nobody else has it, and back.
+#[test]
+fn a_host_that_lies_for_a_while_is_set_aside_and_comes_back() {
+    with_seeds(30, async |seed| {
+        let mut world = World::new(seed, Mood { sigma: 0.0, ..CALM }).await;
+        let mut stored = Vec::new();
+        for _ in 0..20 {
+            let content = world.content(50_000);
+            stored.push((world.write_complete(&content).await, content));
+        }
+        let liar = world.some_hosts(1)[0];
+        let aside = |world: &World| world.renter.set_aside(host_id(liar)).is_some();
+        world.change(&[liar], |mood| mood.corruption = 1.0);
+        // Now and then, so that a reader tries it again: a host that failed a moment ago is asked late anyway.
+        'lying: for _ in 0..4 {
+            for (slab, content) in &stored {
+                world.assert_reads(slab, content).await;
+                sleep(Duration::from_secs(45)).await;
+                if aside(&world) {
+                    break 'lying;
+                }
+            }
+        }
+        assert!(aside(&world), "wrong pieces: {:?}", world.damages(DamageKind::Wrong));
+        let others = (0..N).filter(|host| *host != liar && world.renter.set_aside(host_id(*host)).is_some()).count();
+        assert_eq!(others, 0, "only the liar");
+        let wrong = world.damages(DamageKind::Wrong);
+        assert!(wrong.len() >= 4 && wrong.iter().all(|damage| damage.host == host_id(liar)));
+
+        // While others have enough nobody asks it, whatever time passes.
+        sleep(Duration::from_secs(600)).await;
+        let before = world.stores[liar].calls.load(Relaxed);
+        for (slab, content) in &stored {
+            world.assert_reads(slab, content).await;
+        }
+        assert_eq!(world.stores[liar].calls.load(Relaxed), before, "it is asked last");
+
+        // Honest again, and needed: exactly k hosts are left.
+        world.change(&[liar], |mood| mood.corruption = 0.0);
+        if seed % 2 == 0 {
+            let gone: Vec<usize> = (0..N).filter(|host| *host != liar).take(M.into()).collect();
+            world.change(&gone, |mood| mood.dead = true);
+            let mut rounds = 0;
+            while aside(&world) {
+                for (slab, content) in &stored {
+                    world.assert_reads(slab, content).await;
+                }
+                rounds += 1;
+                assert!(rounds <= 8, "32 right answers are enough");
+            }
+            world.change(&gone, |mood| mood.dead = false);
+            world.check_hosts().await;
+        } else {
+            sleep(Duration::from_secs(3 * 3600)).await;
+            assert!(!aside(&world), "three hours are enough");
+        }
+        for (slab, content) in &stored {
+            world.assert_reads(slab, content).await;
+        }
+    });
+}
+
+/// A check is of every piece on every host, tells the four states apart, and what it tells is what a repair needs.
+#[test]
+fn checks_see_what_reads_do_not_need() {
+    with_seeds(60, async |seed| {
+        let mut world = World::new(seed, CALM).await;
+        let content = world.content(300_000);
+        let slab = world.write_complete(&content).await;
+        // Reads have filled the caches: a check does not believe them.
+        world.assert_reads(&slab, &content).await;
+        let mut reports = world.renter.take_damage_reports().expect("nobody took it");
+        assert!(world.renter.take_damage_reports().is_none(), "one keeper");
+        let changed = world.some_hosts(4);
+        let [flipped, cut, wiped, dead] = changed[..] else { panic!("four") };
+        let at = world.rng.random_range(0.0..1.0);
+        let flip = |bytes: &mut Vec<u8>| {
+            // Behind the header, of which some bytes are hints.
+            let at = 64 + ((bytes.len() - 64) as f64 * at) as usize;
+            bytes[at] ^= 1 << (seed % 8);
+        };
+        world.change_objects(flipped, flip).await;
+        world.change_objects(cut, |bytes| bytes.truncate(bytes.len() - 1)).await;
+        world.wipe(wiped).await;
+        world.change(&[dead], |mood| mood.dead = true);
+        let pieces = world.renter.pieces_of(&slab);
+        assert_eq!(pieces.len(), N);
+        for piece in &pieces {
+            let state = world.renter.check_piece(piece, Depth::Whole).await.state;
+            let host = piece.host().expect("configured").id();
+            let is_right = match &state {
+                PieceState::Wrong(_) => host == host_id(flipped) || host == host_id(cut),
+                PieceState::Missing => host == host_id(wiped),
+                PieceState::Unknown(_) => host == host_id(dead),
+                PieceState::Right => !changed.iter().any(|changed| host == host_id(*changed)),
+            };
+            assert!(is_right, "{host}: {state:?}");
+            if state == PieceState::Missing {
+                world.renter.tell_missing(piece);
+            }
+        }
+        let mut told = Vec::new();
+        while let Ok(DamageReport::Found(found)) = reports.try_recv() {
+            assert_eq!((found.slab.as_ref(), slab.roots[found.piece_index]), (Some(&slab), found.root));
+            told.push((found.kind, found.host));
+        }
+        told.sort_by_key(|(_, host)| *host);
+        let mut expect =
+            [(DamageKind::Wrong, host_id(flipped)), (DamageKind::Wrong, host_id(cut)), (DamageKind::Missing, host_id(wiped))];
+        expect.sort_by_key(|(_, host)| *host);
+        assert_eq!(told, expect);
+        for host in world.renter.hosts() {
+            let counts = world.renter.checks_of(host.id());
+            assert_eq!(counts.right + counts.wrong + counts.missing + counts.unknown, 1, "{counts:?}");
+        }
+
+        // What is noted is not told again; what was mended is.
+        let wrong = pieces.iter().find(|piece| piece.host().expect("configured").id() == host_id(flipped)).expect("there");
+        world.renter.set_noted(wrong.root(), host_id(flipped), Noted::Yes);
+        world.renter.check_piece(wrong, Depth::Whole).await;
+        assert!(reports.try_recv().is_err());
+        world.change_objects(flipped, flip).await;
+        world.renter.check_piece(wrong, Depth::Whole).await;
+        assert_eq!(reports.try_recv(), Ok(DamageReport::Mended { root: wrong.root(), host: host_id(flipped) }));
+    });
+}
+
+/// A sample finds a changed tree always, and changed data as often as its share says; all of it is all of it.
+#[test]
+fn samples_find_their_share() {
+    with_seeds(4, async |seed| {
+        let mut world = World::new(seed, Mood { sigma: 0.0, ..CALM }).await;
+        let mut content = vec![0; 2 << 20];
+        world.rng.fill(&mut content[..]);
+        let slab = world.write_complete(&content).await;
+        let bad = world.some_hosts(2);
+        world.change_objects(bad[0], |bytes| bytes[64 + 40] ^= 1).await;
+        world.change_objects(bad[1], |bytes| *bytes.last_mut().expect("data") ^= 1).await;
+        let pieces = world.renter.pieces_of(&slab);
+        let mut found = [0; N];
+        for _ in 0..200 {
+            for (piece, found) in pieces.iter().zip(&mut found) {
+                let looked = world.renter.check_piece(piece, Depth::Sample(0.25)).await;
+                *found += u32::from(matches!(looked.state, PieceState::Wrong(_)));
+                assert!(looked.bytes < 130_000, "a quarter of 350 KiB and the tree: {}", looked.bytes);
+            }
+        }
+        for (piece, found) in pieces.iter().zip(found) {
+            let host = piece.host().expect("configured").id();
+            let expect = match host {
+                host if host == host_id(bad[0]) => 200..201,
+                host if host == host_id(bad[1]) => 20..90,
+                _ => 0..1,
+            };
+            assert!(expect.contains(&found), "{host}: {found}");
+        }
+        let rotten = pieces.iter().find(|piece| piece.host().expect("configured").id() == host_id(bad[1])).expect("there");
+        assert!(matches!(world.renter.check_piece(rotten, Depth::Sample(1.0)).await.state, PieceState::Wrong(_)));
     });
 }
 

@@ -11,7 +11,7 @@
 //! | roots | multihash or sector root, then pin number | nothing |
 //! | blocks | 16 bytes of the block key, then pin number | nothing |
 //! | idem | hash of an idempotency key | pin number |
-//! | state | word | number |
+//! | state | word | number: the next pin's, the clean mark, where audits are |
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -368,6 +368,40 @@ impl Catalog {
         Ok(rows)
     }
 
+    /// A number of the table `state`.
+    pub fn number(&self, name: &str) -> Result<Option<u64>, CatalogError> {
+        Ok(self.database.begin_read()?.open_table(STATE)?.get(name)?.map(|number| number.value()))
+    }
+
+    /// Sets numbers of the table `state` together.
+    pub fn set_numbers(&self, numbers: &[(&str, u64)]) -> Result<(), CatalogError> {
+        let changed = |(name, number): &(&str, u64)| Ok::<bool, CatalogError>(self.number(name)? != Some(*number));
+        let mut changes = Vec::new();
+        for number in numbers {
+            if changed(number)? {
+                changes.push(*number);
+            }
+        }
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let mut transaction = self.database.begin_write()?;
+        self.not_durable(&mut transaction)?;
+        {
+            let mut state = transaction.open_table(STATE)?;
+            for (name, number) in changes {
+                state.insert(name, number)?;
+            }
+        }
+        transaction.commit()?;
+        Ok(())
+    }
+
+    /// Number of the pin that became known last; 0 if there is none.
+    pub fn last_pin_number(&self) -> Result<u64, CatalogError> {
+        Ok(self.database.begin_read()?.open_table(NUMBERS)?.last()?.map_or(0, |(number, _)| number.value()))
+    }
+
     pub fn pin_count(&self) -> Result<u64, CatalogError> {
         Ok(self.database.begin_read()?.open_table(PINS)?.len()?)
     }
@@ -479,6 +513,22 @@ mod tests {
         catalog.insert("aa/1", 2, false, b"new", &names(b"root"), |_| ()).expect("insert");
         catalog.insert("aa/1", 1, false, b"old", &names(b"root"), |_| ()).expect("insert");
         assert_eq!(catalog.by_key("aa/1").expect("read").expect("known").body, b"new");
+    }
+
+    #[test]
+    fn numbers_of_others_are_kept() {
+        let folder = tempfile::tempdir().expect("temp folder");
+        let catalog = Catalog::open(folder.path()).expect("open");
+        assert_eq!((catalog.number("audit").expect("read"), catalog.last_pin_number().expect("read")), (None, 0));
+        catalog.set_numbers(&[("audit", 7), ("other", 1)]).expect("set");
+        catalog.set_numbers(&[("audit", 8)]).expect("set");
+        catalog.insert("aa/1", 1, false, b"body", &names(b"root")).expect("insert");
+        assert_eq!(catalog.last_pin_number().expect("read"), 1);
+        catalog.set_complete();
+        catalog.close().expect("close");
+        drop(catalog);
+        let catalog = Catalog::open(folder.path()).expect("open");
+        assert_eq!([catalog.number("audit").expect("read"), catalog.number("other").expect("read")], [Some(8), Some(1)]);
     }
 
     #[test]

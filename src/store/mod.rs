@@ -1,16 +1,19 @@
 //! Stored data: wants become verified bytes, uploads become pins, and every reply gets its class.
 //!
 //! What it does: finds which pin holds a block (`catalog`, `blocks`), reads contents from memory or hosts
-//! (`content`), turns files and skyfiles into streams (`stream`, `skyfiles`), commits pins (`commit`), and keeps the
-//! catalog true and uploads complete in the background (`upkeep`).
+//! (`content`), turns files and skyfiles into streams (`stream`, `skyfiles`), commits pins (`commit`), keeps the
+//! catalog true and uploads complete in the background (`upkeep`), looks at what nobody reads (`audit`), reads everything on
+//! request (`verify`), and notes what is damaged (`notes`).
 //!
 //! What it hides: where bytes are. Callers name a CID or a skylink and get verified bytes or a [`StoreError`].
 //!
 //! What it must never know: HTTP, DNS, how bytes came in, which host is which.
 //!
 //! Limits: bodies in memory (`memory_bytes`), index bytes in memory (`metadata_bytes`), read-ahead of a reply
-//! (`stream`), look-ups on hosts for unknown addresses while the catalog is being rebuilt ([`ASKS_AT_ONCE_MAX`]).
+//! (`stream`), look-ups on hosts for unknown addresses while the catalog is being rebuilt ([`ASKS_AT_ONCE_MAX`]), runs that
+//! read everything ([`VERIFY_RUNS_MAX`]), notes about damage ([`NOTES_MAX`]).
 
+mod audit;
 mod blocklist;
 mod blocks;
 pub mod catalog;
@@ -18,13 +21,16 @@ mod commit;
 mod content;
 mod denied;
 mod news;
+mod notes;
 mod pack_rows;
 mod packs;
+mod parts;
 mod pin;
 mod sectors;
 mod skyfiles;
 mod stream;
 mod upkeep;
+mod verify;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -47,16 +53,19 @@ use crate::tree::TreeError;
 use crate::tree::skyfile::SkyfileError;
 
 pub use crate::renter::{Completion, Window, Written};
+pub use audit::{AuditOptions, AuditStatus};
 pub use blocklist::{BLOCKLIST_CHANGES_MAX, BLOCKLIST_MAX, Blocked};
 pub use blocks::BLOCK_BYTES_MAX;
 pub use catalog::{CatalogError, PinRow as CatalogPin};
 pub use commit::{Commit, Durability, PackCopy, UnpinRoot, Unpinned, Whose};
+pub use notes::{NOTES_MAX, Note};
 pub use packs::NewPackIndex;
 pub use pin::{ImportCounts, NewPin, PIN_ROW_DATA_MAX, PIN_ROWS_MAX, Pin, PinRow, pin_key};
 pub use sectors::{ProvedSlice, SkyfileHealth};
 pub use skyfiles::OpenSkyfile;
 pub use stream::{BodyStream, FileSource};
 pub use upkeep::Status;
+pub use verify::{PartName, PieceDamage, Summary, Tally, Unreadable, VERIFY_RUNS_MAX, Verdict, VerifyEvent, VerifyTarget};
 
 /// Look-ups on hosts for addresses that a catalog under rebuild does not know. More callers are told to come again:
 /// strangers' addresses must not become a flood of host requests.
@@ -81,6 +90,9 @@ pub enum StoreError {
     TooFewPieces { have: usize, need: usize },
     #[error("the hosts did not answer in time")]
     TimedOut,
+    /// As much of it goes on as this node does at once. Try again later.
+    #[error("{0}")]
+    Busy(&'static str),
     /// Writes only.
     #[error("not enough hosts to store safely: {reason} (have {have}, need {need})")]
     NotEnoughHosts { have: usize, need: usize, reason: String },
@@ -151,6 +163,7 @@ pub struct StoreOptions {
     pub memory_bytes: u64,
     /// Index bytes kept in memory: nodes, pack pages, pins, skyfile heads.
     pub metadata_bytes: u64,
+    pub audit: AuditOptions,
 }
 
 /// The door. Cheap to clone.
@@ -179,6 +192,10 @@ struct Inner {
     asks: Semaphore,
     health_looks: Semaphore,
     pieces_made: Semaphore,
+    verify_runs: Arc<Semaphore>,
+    /// What the repair will read.
+    notes: notes::Notes,
+    audits: audit::Audits,
     /// Pins whose blocks are not all in the catalog's table yet: looked into one by one.
     unindexed: Mutex<BTreeMap<String, catalog::PinRow>>,
     /// Pins of so many blocks that their packs' own indexes are looked into instead of the catalog's table.
@@ -236,6 +253,9 @@ impl Store {
             asks: Semaphore::new(ASKS_AT_ONCE_MAX),
             health_looks: Semaphore::new(HEALTH_LOOKS_MAX),
             pieces_made: Semaphore::new(sectors::PIECES_MADE_AT_ONCE_MAX),
+            verify_runs: Arc::new(Semaphore::new(VERIFY_RUNS_MAX)),
+            notes: notes::Notes::default(),
+            audits: audit::Audits::new(options.audit),
             unindexed: Mutex::new(BTreeMap::new()),
             own_index: Mutex::new(BTreeMap::new()),
             scratch,

@@ -1,5 +1,5 @@
 //! What goes on behind the requests: the catalog is rebuilt and made durable, blocks are put into its table, uploads
-//! that were acknowledged are made complete. Everything is resumed from the pins, nothing from a queue of its own.
+//! that were acknowledged are made complete, damage is noted (`notes`), pieces are looked at (`audit`). Everything is resumed from the pins, nothing from a queue of its own.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,10 +11,11 @@ use tokio_util::task::TaskTracker;
 use crate::address::Multihash;
 use crate::measure::Trace;
 use crate::records::Extent;
-use crate::renter::{Completion, Expect};
+use crate::renter::Completion;
 use crate::sector::Root;
 
 use super::catalog::{BlocksIn, PinRow};
+use super::parts::{Part, skyfiles_of};
 use super::{Inner, Pin, Store, StoreError};
 
 /// How long commits may stay undurable in the catalog. They are only a cache, so this bounds the work after a crash.
@@ -32,15 +33,6 @@ const OWN_INDEX_ROWS_MIN: u64 = 1 << 20;
 const OWN_INDEX_PINS_MAX: usize = 128;
 /// Keys read of a pack before they go into the table.
 const INDEX_KEYS_AT_ONCE: usize = 20_000;
-
-/// Which of a pin's skyfiles is meant.
-#[derive(Clone, Copy)]
-enum Listed {
-    /// One with content; the pack lists its pieces if the pin does not.
-    Skyfile,
-    /// The pack's own; its base sector lists its pieces if the pin does not.
-    Pack,
-}
 
 /// Signals to the background tasks.
 #[derive(Default)]
@@ -64,11 +56,13 @@ pub struct Status {
 impl Store {
     /// Starts the background tasks; they stop when `stop` is cancelled, and `tasks` then runs empty.
     pub fn start_upkeep(&self, tasks: &TaskTracker, stop: CancellationToken) {
-        let each: [fn(Arc<Inner>) -> futures::future::BoxFuture<'static, ()>; 4] = [
+        let each: [fn(Arc<Inner>) -> futures::future::BoxFuture<'static, ()>; 6] = [
             |inner| Box::pin(async move { inner.keep_catalog().await }),
             |inner| Box::pin(async move { inner.keep_completing().await }),
             |inner| Box::pin(async move { inner.keep_indexing().await }),
             |inner| Box::pin(async move { inner.keep_flushing().await }),
+            |inner| Box::pin(async move { inner.keep_notes().await }),
+            |inner| Box::pin(async move { inner.keep_auditing().await }),
         ];
         for task in each {
             let (work, stop) = (task(self.inner.clone()), stop.clone());
@@ -154,33 +148,26 @@ impl Inner {
         let trace = Trace::new();
         let pin = Pin::decode(&row.body)?;
         let mut missing = Vec::new();
-        let of_pin = pin.skyfiles.iter().map(|skyfile| (skyfile, Listed::Skyfile));
-        for (skyfile, listed) in of_pin.chain(pin.pack.iter().map(|pack| (pack, Listed::Pack))) {
-            if let Completion::Missing(pieces) =
-                self.renter.complete_base(&Root(skyfile.root), Expect { data_length: Some(skyfile.used) }).await?
-            {
-                missing.extend(pieces);
-            }
-            if skyfile.k > 0 {
-                // A base sector whose fanout and metadata do not fit it points to more sectors.
-                let open = self.skyfile_head(Root(skyfile.root), 0..skyfile.used, &trace).await?;
-                for root in open.head.extension.iter() {
-                    if let Completion::Missing(pieces) = self.renter.complete_base(root, Expect { data_length: None }).await? {
-                        missing.extend(pieces);
-                    }
-                }
-            }
-            let content = match listed {
-                Listed::Skyfile => self.content_in_pin(row, skyfile, &trace).await?,
-                Listed::Pack => self.content_of(skyfile, &trace).await?,
-            };
-            for slab in content.slabs() {
-                if let Completion::Missing(pieces) = self.renter.complete_slab(&slab).await? {
-                    missing.extend(pieces);
-                }
+        for skyfile in skyfiles_of(&pin) {
+            // First, because the rest may be named only there.
+            missing.extend(self.complete_part(&Part::base_of(skyfile)).await?);
+            for part in self.parts_beyond_base(row, &pin, skyfile, &trace).await? {
+                missing.extend(self.complete_part(&part).await?);
             }
         }
         Ok(if missing.is_empty() { Completion::Complete } else { Completion::Missing(missing) })
+    }
+
+    /// The pieces or copies of a part that are missing still.
+    async fn complete_part(&self, part: &Part) -> Result<Vec<usize>, StoreError> {
+        let completion = match part {
+            Part::Base { root, expect } => self.renter.complete_base(root, *expect).await?,
+            Part::Slab(slab) => self.renter.complete_slab(slab).await?,
+        };
+        Ok(match completion {
+            Completion::Complete => Vec::new(),
+            Completion::Missing(pieces) => pieces,
+        })
     }
 
     /// Puts the blocks of new pins into the catalog's table.

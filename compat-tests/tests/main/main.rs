@@ -17,6 +17,7 @@ mod faults;
 mod gateway;
 mod http2;
 mod imports;
+mod integrity;
 mod ipfs;
 mod losses;
 mod portal_api;

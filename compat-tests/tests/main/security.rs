@@ -6,7 +6,7 @@ use compat_tests::{Gateway, Options, wire};
 use std::os::unix::fs::PermissionsExt;
 
 /// Every route of the admin listener but `/health`.
-const ROUTES: [(&str, &str); 9] = [
+const ROUTES: [(&str, &str); 10] = [
     ("GET", "/metrics"),
     ("GET", "/api/v1/status"),
     ("GET", "/api/v1/latency"),
@@ -14,6 +14,7 @@ const ROUTES: [(&str, &str); 9] = [
     ("GET", "/api/v1/pins"),
     ("DELETE", "/api/v1/pins/bafkqaaa"),
     ("POST", "/api/v1/add"),
+    ("POST", "/api/v1/verify"),
     ("POST", "/api/v1/login-link"),
     ("GET", "/"),
 ];

@@ -35,6 +35,8 @@ pub async fn page(State(services): State<Arc<Services>>, parts: Parts) -> Result
     let status = services.operations.status().map_err(Refusal::from)?;
     let hosts = services.operations.hosts();
     let down = hosts.iter().filter(|host| host.state != "up").count();
+    let aside = hosts.iter().filter(|host| host.set_aside.is_some()).count();
+    let damaged: u64 = hosts.iter().map(|host| host.damage_noted).sum();
     let body = html! {
         h1 { "skygate" }
         @match services.operations.readiness() {
@@ -42,6 +44,8 @@ pub async fn page(State(services): State<Arc<Services>>, parts: Parts) -> Result
             Readiness::Ok => p { "Ready." },
             Readiness::Starting => p { "Starting: the catalog is being read from the hosts." },
         }
+        @if aside > 0 { p { strong { (aside) " of " (hosts.len()) " hosts are set aside" } " because they gave wrong pieces again and again." } }
+        @if damaged > 0 { p { strong { (damaged) " pieces are noted as damaged." } " What is whole: " code { "skygate verify" } "." } }
         (hosts_table(&hosts))
         h1 { "Latency, milliseconds" }
         (latency_table(&services))
@@ -71,12 +75,17 @@ fn hosts_table(hosts: &[HostView]) -> Markup {
         table {
             @for host in hosts {
                 tr {
-                    td { (host.url) br; span class="dim" { (host.state) @if let Some(reason) = &host.reason { ": " (reason) } } }
+                    td { (host.url) br; span class="dim" { (host.state) @if let Some(reason) = &host.reason { ": " (reason) } } @if let Some(why) = &host.set_aside { br; strong { "set aside: " } (why) } }
                     td {
                         @if let Some(used) = host.used_bytes { (human_size(used)) " used" }
                         @if let Some(free) = host.free_bytes { ", " (human_size(free)) " free" }
                         br;
                         span class="dim" { (host.failures) " failures, " (host.wrong_pieces) " wrong pieces" }
+                        br;
+                        span class="dim" {
+                            (host.checked.right) " pieces looked at and right, " (host.checked.wrong) " wrong, " (host.checked.missing) " missing; "
+                            (host.damage_noted) " noted for repair"
+                        }
                     }
                 }
             }

@@ -1,4 +1,4 @@
-//! The admin listener: dashboard, metrics, health, hosts, pins, uploads of the CLI. It never serves content, and the
+//! The admin listener: dashboard, metrics, health, hosts, pins, uploads and checks of the CLI. It never serves content, and the
 //! public listener has none of its routes.
 //!
 //! Every request passes [`guard`]: known Host, own Origin, then a key or a session. `/health` alone is open. Pages of
@@ -10,6 +10,7 @@ mod dashboard;
 mod keys;
 mod names;
 mod tree;
+mod verify;
 
 use std::sync::Arc;
 
@@ -56,6 +57,7 @@ pub fn router(services: Arc<Services>) -> Router {
         .route("/api/v1/add", post(api::add))
         .route("/api/v1/import", post(api::import))
         .route("/api/v1/tree", get(tree::tree))
+        .route("/api/v1/verify", post(verify::verify))
         .route("/api/v1/login-link", post(api::login_link))
         .fallback(async || Denied(Refusal::NoRoute, Reader::Json))
         .layer(middleware::from_fn_with_state(services.clone(), guard))

@@ -9,7 +9,7 @@ use crate::address::{SitePath, parse_cid};
 use crate::http::testing::{ABSENT, KEY, Memory, read_answer, send, start};
 use crate::names::{Pointee, Resolved};
 
-const ROUTES: [(&str, &str); 11] = [
+const ROUTES: [(&str, &str); 14] = [
     ("GET", "/metrics"),
     ("GET", "/api/v1/status"),
     ("GET", "/api/v1/latency"),
@@ -17,6 +17,9 @@ const ROUTES: [(&str, &str); 11] = [
     ("GET", "/api/v1/pins"),
     ("DELETE", "/api/v1/pins/x"),
     ("POST", "/api/v1/add"),
+    ("POST", "/api/v1/import"),
+    ("GET", "/api/v1/tree"),
+    ("POST", "/api/v1/verify"),
     ("POST", "/api/v1/login-link"),
     ("GET", "/api/v1/names"),
     ("PUT", "/api/v1/names/x"),
@@ -102,6 +105,7 @@ async fn a_login_link_opens_the_page_once() {
     let cookie = cookie.as_str();
     let page = server.admin_bare("GET", "/", &[cookie]).await;
     assert_eq!(page.status, 200);
+    assert!(page.text().contains("it &lt;lies&gt;"), "{}", page.text());
     assert!(page.text().contains("no &lt;marker&gt;") && page.text().contains("pin 0"), "{}", page.text());
     assert_eq!(server.admin_bare("GET", "/api/v1/status", &[cookie]).await.status, 200);
 
@@ -188,6 +192,28 @@ async fn adding() {
     }
     let uploads = server.desk.uploads.lock().expect("lock");
     assert_eq!(*uploads, [(None, b"the stream".to_vec()), (Some("one".to_owned()), b"the stream".to_vec())]);
+}
+
+#[tokio::test]
+async fn everything_is_read_on_request() {
+    let server = start(Memory::default()).await;
+    for (query, status, lines) in [
+        (String::new(), 200, 1001),
+        (format!("?address={ABSENT}"), 200, 2),
+        (format!("?address=/ipfs/{ABSENT}/a/b"), 200, 2),
+        ("?address=bafkqaaa".to_owned(), 404, 0),
+        ("?address=nonsense".to_owned(), 400, 0),
+    ] {
+        let answer = server.admin("POST", &format!("/api/v1/verify{query}"), &[], b"").await;
+        assert_eq!(answer.status, status, "{query}: {}", answer.text());
+        if status == 200 {
+            assert_eq!(answer.header("content-type"), Some("application/x-ndjson"));
+            let text = answer.text();
+            let last: serde_json::Value = serde_json::from_str(text.lines().last().expect("a line")).expect("JSON");
+            assert_eq!((text.lines().count(), last["event"].as_str()), (lines, Some("end")), "{query}");
+        }
+    }
+    assert_eq!(server.admin("GET", "/api/v1/verify", &[], b"").await.status, 405, "it is work");
 }
 
 #[tokio::test]
