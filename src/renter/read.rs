@@ -119,9 +119,8 @@ impl Renter {
     ) -> Result<Bytes, RenterError> {
         assert!(range.end as usize <= SECTOR_BYTES, "ranges of sectors are checked where they are parsed");
         let spot = self.shared.slab_spots(slab).swap_remove(piece_index);
-        let read_bytes = range.len() as u64;
         let candidate = Candidate::new(spot, &range, Some(piece_length(slab, piece_index)), 1.0, 0.0);
-        match Race::new(&self.shared, vec![candidate], 1, Known::Written, read_bytes, trace).run().await {
+        match Race::new(&self.shared, vec![candidate], 1, Known::Written, Window::Later, trace).run().await {
             Ok(mut pieces) => Ok(pieces.swap_remove(0).1),
             Err(lost) => Err(lost.into_error(1)),
         }
@@ -142,8 +141,8 @@ impl Renter {
             Candidate::new(spot, &rows, Some(guess), 1.0, 0.0)
         };
         let candidates = self.shared.slab_spots(slab).into_iter().map(candidate).collect();
-        let (k, read_bytes) = (usize::from(slab.k), rows.len() as u64 * u64::from(slab.k));
-        let mut race = Race::new(&self.shared, candidates, k, Known::Written, read_bytes, trace);
+        let k = usize::from(slab.k);
+        let mut race = Race::new(&self.shared, candidates, k, Known::Written, Window::Later, trace);
         let pieces = race.run().await.map_err(|lost| lost.into_error(k))?;
         let code = self.shared.code(slab.k, slab.m);
         let made = compute(|| code.rebuild_pieces(&pieces, &[piece_index], rows.len() as u32));

@@ -522,7 +522,7 @@ mod tests {
         assert_eq!((catalog.number("audit").expect("read"), catalog.last_pin_number().expect("read")), (None, 0));
         catalog.set_numbers(&[("audit", 7), ("other", 1)]).expect("set");
         catalog.set_numbers(&[("audit", 8)]).expect("set");
-        catalog.insert("aa/1", 1, false, b"body", &names(b"root")).expect("insert");
+        catalog.insert("aa/1", 1, false, b"body", &names(b"root"), |_| ()).expect("insert");
         assert_eq!(catalog.last_pin_number().expect("read"), 1);
         catalog.set_complete();
         catalog.close().expect("close");

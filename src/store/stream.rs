@@ -3,11 +3,13 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
+use std::task::Poll;
 
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, FuturesOrdered, StreamExt, TryStreamExt};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::address::{Cid, codec, hash};
 use crate::measure::{Tier, Trace};
@@ -257,13 +259,16 @@ impl Store {
     }
 }
 
+/// A read under way: its bytes, and what came.
+type Flying = BoxFuture<'static, (u64, Result<Vec<Bytes>, StoreError>)>;
+
 /// Reads on their way, in order, within bounds of bytes and number.
 struct Ahead {
     store: Store,
     trace: Arc<Trace>,
     /// `None` after the last one.
     reads: Option<BoxStream<'static, Result<Read, StoreError>>>,
-    flying: FuturesOrdered<BoxFuture<'static, (u64, Result<Vec<Bytes>, StoreError>)>>,
+    flying: FuturesOrdered<Flying>,
     flying_bytes: u64,
 }
 
@@ -275,7 +280,7 @@ impl Ahead {
                 biased;
                 // Where the next read is may have to be asked of hosts: what is under way goes on meanwhile.
                 read = next_of(&mut self.reads), if room && self.reads.is_some() => match read {
-                    Some(read) => self.start(read),
+                    Some(read) => self.start(read).await,
                     None => self.reads = None,
                 },
                 Some((bytes, parts)) = self.flying.next(), if !self.flying.is_empty() => {
@@ -287,20 +292,29 @@ impl Ahead {
         }
     }
 
-    fn start(&mut self, read: Result<Read, StoreError>) {
+    async fn start(&mut self, read: Result<Read, StoreError>) {
         let bytes = read.as_ref().map_or(0, Read::bytes);
         self.flying_bytes += bytes;
         if read.is_err() {
             self.reads = None;
         }
         let (store, trace) = (self.store.clone(), self.trace.clone());
-        self.flying.push_back(Box::pin(async move {
+        let mut reading: Flying = Box::pin(async move {
             let parts = match read {
                 Ok(read) => store.read(read, &trace).await,
                 Err(error) => Err(error),
             };
             (bytes, parts)
-        }));
+        });
+        self.flying.push_back(match futures::poll!(&mut reading) {
+            Poll::Ready(done) => Box::pin(std::future::ready(done)),
+            // A task of its own goes on while the client takes nothing: hosts are not made to wait for it, nor is their
+            // answer's time counted wrong. Dropping the stream stops it.
+            Poll::Pending => {
+                let task = AbortOnDropHandle::new(tokio::spawn(reading));
+                Box::pin(async move { task.await.expect("reading a body does not panic") })
+            }
+        });
     }
 }
 
