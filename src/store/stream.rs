@@ -185,7 +185,7 @@ impl Store {
         parts.boxed()
     }
 
-    async fn read(&self, read: Read, trace: &Arc<Trace>) -> Result<Vec<Bytes>, StoreError> {
+    async fn read(&self, read: Read, trace: &Arc<Trace>) -> Parts {
         match read {
             Read::Here(bytes) => {
                 trace.body(Tier::Memory, bytes.len() as u64);
@@ -200,7 +200,7 @@ impl Store {
         }
     }
 
-    async fn read_run(&self, run: &Run, trace: &Arc<Trace>) -> Result<Vec<Bytes>, StoreError> {
+    async fn read_run(&self, run: &Run, trace: &Arc<Trace>) -> Parts {
         let stretch = |leaf: &RunLeaf| leaf.at.start as usize..leaf.at.end as usize;
         if run.proved == Proved::ByRow {
             let body = self.inner.contents.run(&run.extent, Window::Later, trace).await?;
@@ -221,13 +221,7 @@ impl Store {
     }
 
     /// The wanted bytes of the file in a block that was checked.
-    async fn leaf_data(
-        &self,
-        leaf: &Leaf,
-        block: &Bytes,
-        wanted: Range<u64>,
-        trace: &Arc<Trace>,
-    ) -> Result<Vec<Bytes>, StoreError> {
+    async fn leaf_data(&self, leaf: &Leaf, block: &Bytes, wanted: Range<u64>, trace: &Arc<Trace>) -> Parts {
         let (data, size) = match parse_node(&leaf.cid, block)? {
             TreeNode::Raw(data) => {
                 let size = data.len() as u64;
@@ -246,21 +240,17 @@ impl Store {
     }
 
     /// It was no leaf, but a node that is longer than the file below it: leaves of a few bytes have longer links than themselves.
-    fn below<'a>(
-        &'a self,
-        leaf: &Leaf,
-        node: Arc<FileNode>,
-        wanted: Range<u64>,
-        trace: &'a Arc<Trace>,
-    ) -> BoxFuture<'a, Result<Vec<Bytes>, StoreError>> {
+    fn below<'a>(&'a self, leaf: &Leaf, node: Arc<FileNode>, wanted: Range<u64>, trace: &'a Arc<Trace>) -> BoxFuture<'a, Parts> {
         let mut plan = FilePlan::empty(self.clone(), wanted, Window::Later, trace.clone());
         plan.visit(&node, 0, leaf.depth);
         self.read_ahead(plan.reads(), trace.clone()).try_collect().boxed()
     }
 }
 
+/// What a read brings, in order: the leaves of a run come one by one.
+type Parts = Result<Vec<Bytes>, StoreError>;
 /// A read under way: its bytes, and what came.
-type Flying = BoxFuture<'static, (u64, Result<Vec<Bytes>, StoreError>)>;
+type Flying = BoxFuture<'static, (u64, Parts)>;
 
 /// Reads on their way, in order, within bounds of bytes and number.
 struct Ahead {
@@ -273,7 +263,7 @@ struct Ahead {
 }
 
 impl Ahead {
-    async fn next(&mut self) -> Option<Result<Vec<Bytes>, StoreError>> {
+    async fn next(&mut self) -> Option<Parts> {
         loop {
             let room = self.flying_bytes < READ_AHEAD_BYTES && self.flying.len() < READS_AHEAD_MAX;
             tokio::select! {
