@@ -136,7 +136,8 @@ fn progress(event: &Value) -> String {
 /// What was found, in words; `None` for what this program does not know.
 fn sentence(event: &Value) -> Option<String> {
     let pin = text(event, "pin").unwrap_or_default();
-    let root = text(event, "root").map(|root| format!(" {}…", root.chars().take(16).collect::<String>())).unwrap_or_default();
+    let root =
+        text(event, "root").map(|root| format!(", sector {}…", root.chars().take(16).collect::<String>())).unwrap_or_default();
     let index = number(event, "piece");
     let reason = text(event, "reason").unwrap_or_default();
     let is_slab = event.get("part").and_then(Value::as_str) == Some("slab");
@@ -150,7 +151,7 @@ fn sentence(event: &Value) -> Option<String> {
                 "missing" => format!("missing on {host}"),
                 _ => format!("not looked at: {host} did not answer ({reason})"),
             };
-            Some(format!("{pin}: {what}{root} is {found}"))
+            Some(format!("{pin}: {what} is {found}{root}"))
         }
         "unreadable" => {
             let what = match event.get("part").and_then(Value::as_str) {
@@ -158,7 +159,7 @@ fn sentence(event: &Value) -> Option<String> {
                 Some(_) => "a base sector",
                 None => "something",
             };
-            Some(format!("{pin}: {what}{root} CANNOT BE READ: {reason}"))
+            Some(format!("{pin}: {what} CANNOT BE READ: {reason}{root}"))
         }
         _ => None,
     }
@@ -199,17 +200,17 @@ mod tests {
             (
                 json!({ "event": "damage", "pin": "film", "root": root, "host": "00", "url": "file:/h/3", "part": "slab", "piece": 4,
                     "kind": "wrong", "reason": "no match" }),
-                Some("film: piece 4 of a slab abababababababab… is wrong on file:/h/3 (no match)"),
+                Some("film: piece 4 of a slab is wrong on file:/h/3 (no match), sector abababababababab…"),
             ),
             (
                 json!({ "event": "damage", "pin": "film", "root": root, "url": "file:/h/3", "part": "base_sector", "piece": 1,
                     "kind": "missing", "reason": "" }),
-                Some("film: copy 1 of a base sector abababababababab… is missing on file:/h/3"),
+                Some("film: copy 1 of a base sector is missing on file:/h/3, sector abababababababab…"),
             ),
             (
                 json!({ "event": "damage", "pin": "a\u{1b}", "root": root, "part": "slab", "piece": 0, "kind": "unknown", "reason": "why" }),
                 Some(
-                    "a\\u{1b}: piece 0 of a slab abababababababab… is not looked at: a host that is not configured here did not answer (why)",
+                    "a\\u{1b}: piece 0 of a slab is not looked at: a host that is not configured here did not answer (why), sector abababababababab…",
                 ),
             ),
             (

@@ -1081,6 +1081,8 @@ fn checks_see_what_reads_do_not_need() {
             told.push((found.kind, found.host));
         }
         told.sort_by_key(|(_, host)| *host);
+        // A loser of an earlier read may have met it as well.
+        told.dedup();
         let mut expect =
             [(DamageKind::Wrong, host_id(flipped)), (DamageKind::Wrong, host_id(cut)), (DamageKind::Missing, host_id(wiped))];
         expect.sort_by_key(|(_, host)| *host);

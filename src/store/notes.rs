@@ -211,14 +211,21 @@ impl Inner {
 
     /// One after the other: a note is not urgent, and a burst of them must not be a burst of writes.
     async fn write_notes(&self, mut reports: mpsc::Receiver<DamageReport>) {
+        // While hosts are too few, each look at a piece fails to be noted: it is said once.
+        let mut said = false;
         while let Some(report) = reports.recv().await {
             let written = match report {
                 DamageReport::Found(found) => self.write_note(Note::of(found)).await,
                 DamageReport::Mended { root, host } => self.strike_note(root, host).await,
             };
-            if let Err(error) = written {
-                self.notes.not_written.fetch_add(1, Relaxed);
-                tracing::warn!(%error, "a damage could not be noted for repair now; it is tried again when the piece is met again");
+            match written {
+                Ok(()) => said = false,
+                Err(error) => {
+                    self.notes.not_written.fetch_add(1, Relaxed);
+                    if !std::mem::replace(&mut said, true) {
+                        tracing::warn!(%error, "damage cannot be noted for repair now; it is tried again when a piece is met again");
+                    }
+                }
             }
         }
     }

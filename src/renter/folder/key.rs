@@ -25,7 +25,7 @@ pub(super) const TOP_FOLDERS: [&str; 2] = ["records", "sectors"];
 pub(super) const RECORDS: &str = "records/";
 
 /// Kinds of records whose key text has two parts (`docs/formats.md` 5).
-const TWO_PART_KINDS: [&str; 1] = ["pin"];
+const TWO_PART_KINDS: [&str; 2] = ["damage", "pin"];
 
 /// Why a key is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -138,6 +138,8 @@ mod tests {
             ("records/pin/0f/key/id/order".into(), Ok(())),
             ("records/pin/0f/key/order".into(), Err(KeyError::UnknownShape)),
             ("records/pin/zz/key/id/order".into(), Err(KeyError::UnknownShape)),
+            ("records/damage/0f/root/host/order".into(), Ok(())),
+            ("records/damage/0f/root/order".into(), Err(KeyError::UnknownShape)),
             (format!("records/pin/0f/{long}/id/order"), Ok(())),
             (format!("records/pin/0f/{long}-/id/order"), Err(KeyError::BadPart)),
             (format!("records/pin/0f/{}/id/order", "a".repeat(513)), Err(KeyError::TooLong)),
