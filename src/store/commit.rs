@@ -325,6 +325,7 @@ impl Inner {
 
     /// Takes a pin out of the catalog and out of memory.
     pub async fn forget(self: &Arc<Self>, key: &str, pin: &Pin) -> Result<(), StoreError> {
+        self.news.removed(key);
         let heir = self.hand_on_blocks(key, pin)?;
         self.catalog.remove(key, &pin.names())?;
         self.unindexed.lock().expect("no panic under this lock").remove(key);

@@ -40,8 +40,8 @@ pub struct News {
     begun: AtomicU64,
     ended: watch::Sender<Look>,
     wanted: Notify,
-    /// Versions by which pins were removed.
-    removed: moka::sync::Cache<String, u64>,
+    /// Pins that were removed. Ids are drawn anew for each upload, so none of them comes back.
+    removed: moka::sync::Cache<String, ()>,
     asks: Mutex<Tokens>,
 }
 
@@ -66,6 +66,11 @@ impl News {
             removed: moka::sync::Cache::new(REMOVED_MAX),
             asks: Mutex::new(Tokens { left: f64::from(ASKS_BURST), at: Instant::now() }),
         }
+    }
+
+    /// Call before a pin goes out of the catalog.
+    pub fn removed(&self, key: &str) {
+        self.removed.insert(key.to_owned(), ());
     }
 
     fn may_ask(&self) -> bool {
@@ -123,7 +128,8 @@ impl Inner {
     /// Asks the hosts for the pins of one root: those found are in the catalog afterwards.
     pub async fn ask_hosts_for_pins(self: &Arc<Self>, multihash: &Multihash, trace: &Arc<Trace>) -> Result<Told, StoreError> {
         let _permit = self.asks.try_acquire().map_err(|_| StoreError::Rebuilding)?;
-        if !self.news.may_ask() {
+        // While a catalog is rebuilt, its own reader asks as well: then the bound above is enough.
+        if self.catalog.is_complete() && !self.news.may_ask() {
             return Err(StoreError::Rebuilding);
         }
         trace.index_from_hosts();
@@ -176,7 +182,7 @@ impl Inner {
         let inner = self.clone();
         let known = move |key: &str, version: u64| {
             let pinned = inner.catalog.by_key(key).is_ok_and(|row| row.is_some_and(|row| row.version >= version));
-            pinned || inner.news.removed.get(key).is_some_and(|removed| removed >= version)
+            pinned || inner.news.removed.contains_key(key)
         };
         let mut scan = self.records.scan_unknown(Kind::Pin, move |key, order| known(key.text(), order.number()));
         let mut failed = false;
@@ -196,15 +202,22 @@ impl Inner {
         let version = record.order.number();
         let known = self.catalog.by_key(&key)?;
         match (record.removed, known) {
-            (true, known) => {
-                if let Some(row) = known {
-                    self.forget(&key, &Pin::decode(&row.body)?).await?;
-                }
-                self.news.removed.insert(key, version);
+            (true, Some(row)) => self.forget(&key, &Pin::decode(&row.body)?).await,
+            (true, None) => {
+                self.news.removed(&key);
                 Ok(())
             }
             (false, Some(row)) if row.version >= version => Ok(()),
-            (false, _) => self.adopt(key, version, record.body.to_vec(), Durability::Acknowledged).await,
+            // Found by a look that began before it was removed.
+            (false, None) if self.news.removed.contains_key(&key) => Ok(()),
+            (false, _) => {
+                self.adopt(key.clone(), version, record.body.to_vec(), Durability::Acknowledged).await?;
+                // Or removed while it was taken in.
+                match self.news.removed.contains_key(&key) {
+                    true => self.forget(&key, &Pin::decode(&record.body)?).await,
+                    false => Ok(()),
+                }
+            }
         }
     }
 }
