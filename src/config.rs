@@ -133,6 +133,7 @@ pub struct TypedLimits {
     pub downloads_at_once: Option<u32>,
     pub requests_per_second: Option<u32>,
     pub spool_bytes: Option<Size>,
+    pub spool_bytes_per_client: Option<Size>,
     pub spool_free_space_floor_bytes: Option<Size>,
     pub spool_lifetime_seconds: Option<u64>,
     pub spool_uploads: Option<usize>,
@@ -343,6 +344,8 @@ pub struct ClientLimits {
 pub struct SpoolLimits {
     /// Of all of them, counted as announced. Also the longest single one.
     pub bytes: u64,
+    /// Of those of one API key, or of one address without a key.
+    pub bytes_per_client: u64,
     /// Free space of the data directory's disk that they leave alone.
     pub free_space_floor_bytes: u64,
     /// After so long without a byte an upload is removed.
@@ -368,6 +371,8 @@ const SLAB_MEMORY_DEFAULT: u64 = 3 * (37 << 20);
 const GRACE_SECONDS_DEFAULT: u64 = 20;
 /// Some dozen videos at once; more than most disks of a node have to spare.
 const SPOOL_BYTES_DEFAULT: u64 = 64 << 30;
+/// So many clients fill the spool; one alone never does.
+const SPOOL_CLIENTS_DEFAULT: u64 = 4;
 /// The catalog, keys and logs of the node need little beside.
 const SPOOL_FLOOR_DEFAULT: u64 = 1 << 30;
 /// Skynet's portals kept them for a day as well.
@@ -559,6 +564,7 @@ fn check_domain(place: &str, name: &str) -> Result<String, ConfigError> {
 
 impl TypedLimits {
     fn check(self, redundancy: &Redundancy) -> Result<Limits, ConfigError> {
+        let spool_bytes = self.spool_bytes.map_or(SPOOL_BYTES_DEFAULT, |size| size.0);
         let limits = Limits {
             connections: self.connections.unwrap_or(CONNECTIONS_DEFAULT),
             connections_per_address: self.connections_per_address.unwrap_or(CONNECTIONS_PER_ADDRESS_DEFAULT),
@@ -568,7 +574,8 @@ impl TypedLimits {
             grace: Duration::from_secs(self.grace_seconds.unwrap_or(GRACE_SECONDS_DEFAULT)),
             client: self.client()?,
             spool: SpoolLimits {
-                bytes: self.spool_bytes.map_or(SPOOL_BYTES_DEFAULT, |size| size.0),
+                bytes: spool_bytes,
+                bytes_per_client: self.spool_bytes_per_client.map_or(spool_bytes / SPOOL_CLIENTS_DEFAULT, |size| size.0),
                 free_space_floor_bytes: self.spool_free_space_floor_bytes.map_or(SPOOL_FLOOR_DEFAULT, |size| size.0),
                 lifetime: Duration::from_secs(self.spool_lifetime_seconds.unwrap_or(SPOOL_LIFETIME_DEFAULT)),
                 uploads: self.spool_uploads.unwrap_or(SPOOL_UPLOADS_DEFAULT),

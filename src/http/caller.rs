@@ -164,6 +164,15 @@ impl Admitted {
         }
     }
 
+    /// The client that work counts for, as a text that is the same next time; `None` where nothing is counted.
+    pub fn counted_as(&self) -> Option<String> {
+        Some(match self.counted.as_ref()?.client {
+            Client::Address(address) => format!("address {address}"),
+            Client::Key(id) => format!("key {id}"),
+            Client::Rest => "rest".to_owned(),
+        })
+    }
+
     /// This registry entry is written.
     pub fn allow_entry(&self, entry_id: &[u8; 32]) -> Result<(), Refusal> {
         match &self.counted {

@@ -61,6 +61,8 @@ pub enum Refusal {
     BadQuery(&'static str),
     #[error("the request header {0} is malformed")]
     BadHeader(&'static str),
+    #[error("the request has no {0}")]
+    NoHeader(&'static str),
     /// As much is under way as this gateway takes, in all or from one address.
     #[error("too many requests or connections at once")]
     TooMany,
@@ -81,6 +83,9 @@ pub enum Refusal {
     NoRoute,
     #[error("method not allowed")]
     Method,
+    /// The same of an address that takes other methods than GET and HEAD, named here as in Allow.
+    #[error("method not allowed: this address takes {0}")]
+    OtherMethod(&'static str),
     #[error("only-if-cached, and not at hand")]
     NotAtHand,
     #[error("service worker for a whole root")]
@@ -218,9 +223,6 @@ pub enum PinRefusal {
     NotOwner,
     #[error("a version 2 skylink cannot be pinned")]
     Resolver,
-    /// An address that takes something, and has nothing to give.
-    #[error("this address takes POST")]
-    PostOnly,
 }
 
 /// Why a request to Skynet's registry is refused. The words that clients look for are Skynet's.
@@ -358,6 +360,9 @@ impl Refusal {
             Refusal::BadHeader(name) => {
                 row(S::BAD_REQUEST, NoStore, format!("the request header {name} is malformed"), "Correct the header.")
             }
+            Refusal::NoHeader(name) => {
+                row(S::BAD_REQUEST, NoStore, format!("the request header {name} is missing"), "Send the header.")
+            }
             Refusal::Label(error) => row(
                 S::BAD_REQUEST,
                 Unsaid,
@@ -393,6 +398,9 @@ impl Refusal {
                 "Content has addresses that start with /ipfs/ or with a skylink.",
             ),
             Refusal::Method => row(S::METHOD_NOT_ALLOWED, NoStore, "this address only answers GET, HEAD and OPTIONS", "Use GET."),
+            Refusal::OtherMethod(allow) => {
+                row(S::METHOD_NOT_ALLOWED, NoStore, format!("this address takes {allow}"), "Use one of these methods.")
+            }
             Refusal::NotAtHand => row(
                 S::PRECONDITION_FAILED,
                 NoStore,
@@ -512,7 +520,6 @@ fn pin_row(refusal: &PinRefusal) -> Row {
         PinRefusal::Resolver => {
             row(S::BAD_REQUEST, NoStore, "can't pin version 2 skylink", "Pin the version 1 skylink that it points to.")
         }
-        PinRefusal::PostOnly => row(S::METHOD_NOT_ALLOWED, NoStore, "this address takes POST, and nothing else", "Use POST."),
     }
 }
 
@@ -714,6 +721,13 @@ fn spool_row(error: &SpoolError) -> Row {
         SpoolError::Gone => row(S::GONE, NoStore, error.to_string(), again),
         SpoolError::WrongOffset { .. } => row(S::CONFLICT, NoStore, error.to_string(), ask),
         SpoolError::TooLong { .. } => row(S::PAYLOAD_TOO_LARGE, NoStore, error.to_string(), "Upload less at once."),
+        SpoolError::ClientFull => row(
+            S::TOO_MANY_REQUESTS,
+            NoStore,
+            error.to_string(),
+            "End your uploads with PATCH, or remove them with DELETE; those that nobody continues expire.",
+        )
+        .retry(RETRY_SPOOL_FULL_S),
         SpoolError::Full | SpoolError::TooMany => {
             row(S::SERVICE_UNAVAILABLE, NoStore, error.to_string(), "Try again in a minute.").retry(RETRY_SPOOL_FULL_S)
         }

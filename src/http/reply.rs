@@ -601,8 +601,8 @@ pub fn refuse_at(refusal: &Refusal, method: &Method, reader: Reader, path: &str)
         Refusal::Method => {
             headers.insert(header::ALLOW, HeaderValue::from_static("GET, HEAD, OPTIONS"));
         }
-        Refusal::Pin(PinRefusal::PostOnly) => {
-            headers.insert(header::ALLOW, HeaderValue::from_static("POST, OPTIONS"));
+        Refusal::OtherMethod(allow) => {
+            headers.insert(header::ALLOW, HeaderValue::from_static(allow));
         }
         Refusal::NoKey => {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"skygate admin\""));

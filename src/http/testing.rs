@@ -256,7 +256,7 @@ impl Content for Memory {
 
     async fn health(&self, link: &Skylink, _: &Arc<Trace>) -> Result<SkyfileHealth, StoreError> {
         let _ = self.skyfiles.get(&link.to_string()).ok_or(StoreError::NotFound)?;
-        Ok(SkyfileHealth { base_copies: 4, data_pieces: 6, parity_pieces: 3, slabs: vec![9, 7] })
+        Ok(SkyfileHealth { base_copies: 4, data_pieces: 6, parity_pieces: 3, slab_count: 2, slabs: vec![9, 7] })
     }
 }
 
@@ -466,7 +466,7 @@ impl Encode for Forgetful {
 
 fn spool(folder: &Path) -> Spool {
     let lifetime = Duration::from_secs(3600);
-    let options = SpoolOptions { bytes_max: 1 << 20, free_floor_bytes: 0, lifetime, uploads_max: 16 };
+    let options = SpoolOptions { bytes_max: 1 << 20, free_floor_bytes: 0, lifetime, uploads_max: 16, client_bytes_max: 1 << 20 };
     let running = (&TaskTracker::new(), &CancellationToken::new());
     Spool::open(&folder.join("spool"), options, Arc::new(Forgetful), running).expect("opens")
 }

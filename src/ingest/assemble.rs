@@ -65,13 +65,21 @@ pub enum SkyBody {
     Given(GivenSector),
 }
 
-/// A whole base sector of a small skyfile, checked against its skylink.
+/// A whole base sector, checked against its skylink.
 pub struct GivenSector {
     pub link: Skylink,
     pub sector: Vec<u8>,
-    /// Where the content stands in it.
-    pub at: u32,
-    pub size: u64,
+    /// Used bytes of it, from its beginning.
+    pub used: u32,
+    pub content: GivenContent,
+}
+
+/// Where the content of a given base sector is; checked against it.
+pub enum GivenContent {
+    /// In the sector, from `at` on.
+    InSector { at: u32, size: u64 },
+    /// In slabs of this portal, of the same redundancy or of another than the sector's fanout.
+    InSlabs { size: u64, slabs: Vec<TakenSlab> },
 }
 
 /// The blocks of the upload: for its pack, and as rows of the pin while they are few.
@@ -314,12 +322,20 @@ impl Assembled {
 
 impl GivenSector {
     async fn store(self, store: &Store, written: &mut Vec<Written>) -> Result<StoredSkyfile, IngestError> {
-        let GivenSector { link, sector, at, size } = self;
+        let GivenSector { link, sector, used, content } = self;
         let object = build_object(&sector, 0, 0, store.epoch());
-        let root = object.root;
+        let root = object.root.0;
         written.push(store.write_base(object).await?);
-        let used = at + u32::try_from(size).expect("a small skyfile fits its sector");
-        Ok(StoredSkyfile { skyfile: SkyfileRef { k: 0, m: 0, at, root: root.0, size, used, roots: Bytes::new() }, link })
+        let skyfile = match content {
+            GivenContent::InSector { at, size } => SkyfileRef { k: 0, m: 0, at, root, size, used, roots: Bytes::new() },
+            GivenContent::InSlabs { size, slabs } => {
+                let (k, m) = store.redundancy();
+                let roots = roots_of(&slabs);
+                written.extend(slabs.into_iter().filter_map(|slab| slab.written));
+                SkyfileRef { k, m, at: 0, root, size, used, roots }
+            }
+        };
+        Ok(StoredSkyfile { skyfile, link })
     }
 }
 
@@ -368,10 +384,15 @@ pub async fn store_skyfile(
     };
     let (k, m) = store.redundancy();
     let built = build_large_of(store, &json, size, &slabs)?;
-    let roots = slabs.iter().flat_map(|slab| &slab.roots).flat_map(|root| root.0).collect::<Vec<u8>>().into();
+    let roots = roots_of(&slabs);
     written.extend(slabs.into_iter().filter_map(|slab| slab.written));
     let (root, link) = store_base(store, &built, written).await?;
     Ok(StoredSkyfile { skyfile: SkyfileRef { k, m, at: 0, root: root.0, size, used: built.used_bytes, roots }, link })
+}
+
+/// As a reference lists them.
+fn roots_of(slabs: &[TakenSlab]) -> Bytes {
+    slabs.iter().flat_map(|slab| &slab.roots).flat_map(|root| root.0).collect::<Vec<u8>>().into()
 }
 
 fn build_large_of(store: &Store, json: &[u8], size: u64, slabs: &[TakenSlab]) -> Result<BuiltSkyfile, IngestError> {

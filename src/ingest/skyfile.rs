@@ -135,18 +135,21 @@ impl Ingest {
 
     /// Keeps the skyfile of a version 1 skylink, and the DAG over it, alive for one more owner. Once is enough.
     pub async fn pin(&self, link: &Skylink, owner: &str) -> Result<(), IngestError> {
-        Ok(self.store.pin_for(&sector_root_of(link)?, owner, unix_ms()).await?)
+        let (root, offset) = place_of(link)?;
+        Ok(self.store.pin_for(&root, offset, owner, unix_ms()).await?)
     }
 
     /// Removes pins of the skyfile of a version 1 skylink.
     pub async fn unpin(&self, link: &Skylink, whose: Whose) -> Result<Unpinned, IngestError> {
-        Ok(self.store.unpin_of(&UnpinRoot::Sector(sector_root_of(link)?), &whose).await?)
+        let (root, offset) = place_of(link)?;
+        Ok(self.store.unpin_of(&UnpinRoot::Skyfile { root, offset }, &whose).await?)
     }
 }
 
-fn sector_root_of(link: &Skylink) -> Result<[u8; 32], IngestError> {
+/// The sector's root, and where the skyfile begins in it.
+fn place_of(link: &Skylink) -> Result<([u8; 32], u32), IngestError> {
     match link.kind() {
-        SkylinkKind::V1 { root, .. } => Ok(root),
+        SkylinkKind::V1 { root, offset_bytes, .. } => Ok((root, offset_bytes)),
         SkylinkKind::V2 { .. } => Err(IngestError::bad("a version 2 skylink is a pointer: name what it points to")),
     }
 }

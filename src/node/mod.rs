@@ -281,6 +281,7 @@ fn open_spool(
         free_floor_bytes: limits.free_space_floor_bytes,
         lifetime: limits.lifetime,
         uploads_max: limits.uploads,
+        client_bytes_max: limits.bytes_per_client,
     };
     let folder = places.spool();
     let doing = || format!("read the uploads under way in {}", folder.display());

@@ -165,7 +165,7 @@ impl Operations for NodeOperations {
         let root = match address {
             Address::Ipfs { root, .. } => UnpinRoot::Cid(*root),
             Address::Skylink { link, .. } => match link.kind() {
-                SkylinkKind::V1 { root, .. } => UnpinRoot::Sector(root),
+                SkylinkKind::V1 { root, offset_bytes, .. } => UnpinRoot::Skyfile { root, offset: offset_bytes },
                 SkylinkKind::V2 { .. } => {
                     return Err(StoreError::Unsupported("a version 2 skylink is a pointer: unpin what it points to"));
                 }

@@ -106,6 +106,48 @@ impl Renter {
         self.read_slab(slab, range, trace).await.map(|content| (content, Proof::Missing))
     }
 
+    /// A range of one piece of a slab, from its own place. The answer may end early: the rest of `range` is zeros.
+    pub async fn read_piece(
+        &self,
+        slab: &SlabRef,
+        piece_index: usize,
+        range: Range<u32>,
+        trace: &Trace,
+    ) -> Result<Bytes, RenterError> {
+        assert!(range.end as usize <= SECTOR_BYTES, "ranges of sectors are checked where they are parsed");
+        let spot = self.shared.slab_spots(slab).swap_remove(piece_index);
+        let read_bytes = range.len() as u64;
+        let candidate = Candidate::new(spot, &range, Some(piece_length(slab, piece_index)), 1.0, 0.0);
+        match Race::new(&self.shared, vec![candidate], 1, Known::Written, read_bytes, trace).run().await {
+            Ok(mut pieces) => Ok(pieces.swap_remove(0).1),
+            Err(lost) => Err(lost.into_error(1)),
+        }
+    }
+
+    /// The same, made of any `k` pieces: for one that is gone. Takes the memory of `2 k + m` such ranges.
+    pub async fn make_piece(
+        &self,
+        slab: &SlabRef,
+        piece_index: usize,
+        range: Range<u32>,
+        trace: &Trace,
+    ) -> Result<Bytes, RenterError> {
+        let segment = SEGMENT_BYTES as u32;
+        let rows = range.start / segment * segment..range.end.div_ceil(segment) * segment;
+        let candidate = |spot: Spot| {
+            let guess = piece_length(slab, spot.piece_index);
+            Candidate::new(spot, &rows, Some(guess), 1.0, 0.0)
+        };
+        let candidates = self.shared.slab_spots(slab).into_iter().map(candidate).collect();
+        let (k, read_bytes) = (usize::from(slab.k), rows.len() as u64 * u64::from(slab.k));
+        let mut race = Race::new(&self.shared, candidates, k, Known::Written, read_bytes, trace);
+        let pieces = race.run().await.map_err(|lost| lost.into_error(k))?;
+        let code = self.shared.code(slab.k, slab.m);
+        let made = compute(|| code.rebuild_pieces(&pieces, &[piece_index], rows.len() as u32));
+        let made = Bytes::from(made.expect("k checked pieces of one slab, cut to its rows").swap_remove(0));
+        Ok(made.slice((range.start - rows.start) as usize..(range.end - rows.start) as usize))
+    }
+
     async fn read_rows(
         &self,
         slab: &SlabRef,

@@ -244,7 +244,7 @@ impl Inner {
         self.open_parsed(pin, trace).await
     }
 
-    async fn parsed_pin(&self, key: &str, body: &[u8]) -> Result<Arc<Pin>, StoreError> {
+    pub async fn parsed_pin(&self, key: &str, body: &[u8]) -> Result<Arc<Pin>, StoreError> {
         if let Some(pin) = self.pins.get(key).await {
             return Ok(pin);
         }
@@ -274,10 +274,10 @@ impl Inner {
     }
 
     /// The content behind a reference; where piece roots were left out, the base sector is read for them.
-    pub async fn content_of(&self, skyfile: &SkyfileRef, trace: &Arc<Trace>) -> Result<Content, StoreError> {
+    pub async fn content_of(self: &Arc<Self>, skyfile: &SkyfileRef, trace: &Arc<Trace>) -> Result<Content, StoreError> {
         match Content::from_ref(skyfile) {
             Some(content) => Ok(content),
-            None => Ok(self.skyfile_head(Root(skyfile.root), skyfile.used, trace).await?.content.clone()),
+            None => Ok(self.skyfile_head(Root(skyfile.root), 0..skyfile.used, trace).await?.content.clone()),
         }
     }
 

@@ -137,11 +137,15 @@ impl Store {
     pub async fn unpin_of(&self, root: &UnpinRoot, whose: &Whose) -> Result<Unpinned, StoreError> {
         let name = match root {
             UnpinRoot::Cid(cid) => cid.hash().to_bytes(),
-            UnpinRoot::Sector(root) => root.to_vec(),
+            UnpinRoot::Skyfile { root, .. } => root.to_vec(),
         };
         let mut unpinned = Unpinned { removed: 0, left: 0 };
         for row in self.inner.catalog.by_root(&name)? {
-            if matches!(whose, Whose::Owner(owner) if Pin::decode(&row.body)?.owner != *owner) {
+            let pin = Pin::decode(&row.body)?;
+            if matches!(root, UnpinRoot::Skyfile { offset, .. } if pin.sector_offset().unwrap_or(0) != *offset) {
+                continue;
+            }
+            if matches!(whose, Whose::Owner(owner) if pin.owner != *owner) {
                 unpinned.left += 1;
                 continue;
             }
@@ -152,9 +156,9 @@ impl Store {
         Ok(unpinned)
     }
 
-    /// Pins the skyfile of this sector root once more, for another owner: the same content under a record of their own.
+    /// Pins the skyfile at `offset` of this sector once more, for another owner: the same content under a record of their own.
     /// Whoever has such a pin keeps that.
-    pub async fn pin_for(&self, root: &[u8; 32], owner: &str, created_ms: u64) -> Result<(), StoreError> {
+    pub async fn pin_for(&self, root: &[u8; 32], offset: u32, owner: &str, created_ms: u64) -> Result<(), StoreError> {
         if let Some(reason) = self.inner.denied.check(&Subject::Sector { root }) {
             return Err(StoreError::denied(reason));
         }
@@ -163,7 +167,7 @@ impl Store {
         let mut found: Option<(CatalogPin, Pin)> = None;
         for row in self.inner.catalog.by_root(root)? {
             let pin = Pin::decode(&row.body)?;
-            if pin.partial || pin.skylink().is_none_or(|link| link.hash() != root) {
+            if pin.partial || pin.skylink().is_none_or(|link| link.hash() != root) || pin.sector_offset() != Some(offset) {
                 continue;
             }
             if pin.owner == owner {
@@ -199,7 +203,11 @@ pub struct Unpinned {
 #[derive(Clone, Copy, Debug)]
 pub enum UnpinRoot {
     Cid(Cid),
-    Sector([u8; 32]),
+    /// The skyfile of an upload, where other skyfiles may stand in the same sector.
+    Skyfile {
+        root: [u8; 32],
+        offset: u32,
+    },
 }
 
 /// Whether another pin has the pack of one that goes.

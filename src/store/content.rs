@@ -1,7 +1,7 @@
 //! Bytes of a skyfile's content, from memory or from hosts: the one place where body bytes are cached and counted.
 //!
-//! A content is named by its base sector's root. Cached pieces are keyed by (root, offset, length), so a file read by
-//! its CID and the same file read by its skylink share them. A reader fetches in units of at most [`UNIT_BYTES`],
+//! A content is named by its base sector's root, and, inside it, by where it begins. Cached pieces are keyed by (root, begin,
+//! offset, length), so a file read by its CID and the same file read by its skylink share them. A reader fetches in units of at most [`UNIT_BYTES`],
 //! counted from the start of the file (or block) it reads; whole units are what streams use, the smaller
 //! [`SMALL_UNIT_BYTES`] serve short ranges. Equal reads in flight are joined; a joined read has the class of the read
 //! it joined (`design.md` 9).
@@ -41,6 +41,15 @@ pub struct Content {
     pub root: Root,
     pub size: u64,
     place: Place,
+}
+
+/// Where a stretch of a content lies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lies {
+    /// Bytes of the base sector, from its beginning.
+    InSector(Range<u64>),
+    /// Bytes of the slabs' content.
+    InSlabs(Range<u64>),
 }
 
 #[derive(Clone, Debug)]
@@ -84,6 +93,41 @@ impl Content {
         slab_of((*k, *m, roots), self.size, range).filter(|_| range.end <= self.size)
     }
 
+    /// Data and parity pieces of a slab; 0 for a small content.
+    pub fn redundancy(&self) -> (u8, u8) {
+        match self.place {
+            Place::Base { .. } => (0, 0),
+            Place::Slabs { k, m, .. } => (k, m),
+        }
+    }
+
+    /// The roots of all pieces, slab by slab, data pieces first. Empty for a small content.
+    pub fn piece_roots(&self) -> &[Root] {
+        match &self.place {
+            Place::Base { .. } => &[],
+            Place::Slabs { roots, .. } => roots,
+        }
+    }
+
+    /// Where bytes of it lie.
+    pub fn lies(&self, bytes: Range<u64>) -> Lies {
+        match self.place {
+            Place::Base { at, .. } => {
+                let moved = |byte: u64| byte.saturating_add(at.into());
+                Lies::InSector(moved(bytes.start)..moved(bytes.end))
+            }
+            Place::Slabs { .. } => Lies::InSlabs(bytes),
+        }
+    }
+
+    /// Of the content of the base sector, the place of its first byte: other contents may stand in the same sector.
+    fn begin(&self) -> u32 {
+        match self.place {
+            Place::Base { at, .. } => at,
+            Place::Slabs { .. } => 0,
+        }
+    }
+
     /// The slabs of a large content, in order. Empty for a small one.
     pub fn slabs(&self) -> Vec<SlabRef> {
         let Place::Slabs { k, m, roots } = &self.place else { return Vec::new() };
@@ -101,9 +145,19 @@ impl Content {
     }
 }
 
+impl Lies {
+    pub fn overlaps(&self, other: &Lies) -> bool {
+        match (self, other) {
+            (Lies::InSector(a), Lies::InSector(b)) | (Lies::InSlabs(a), Lies::InSlabs(b)) => a.start < b.end && b.start < a.end,
+            (Lies::InSector(_), Lies::InSlabs(_)) | (Lies::InSlabs(_), Lies::InSector(_)) => false,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Key {
     root: Root,
+    begin: u32,
     offset: u64,
     length: u32,
 }
@@ -235,7 +289,7 @@ impl Contents {
         fetch: impl Future<Output = Result<Bytes, StoreError>>,
         trace: &Arc<Trace>,
     ) -> Result<Bytes, StoreError> {
-        let key = Key { root: content.root, offset: range.start, length: (range.end - range.start) as u32 };
+        let key = key(content, 0, &range);
         if self.keep
             && let Some(body) = self.bodies.get(&key)
         {
@@ -370,7 +424,7 @@ fn byte_cache(capacity_bytes: u64) -> ByteCache {
 }
 
 fn key(content: &Content, start: u64, unit: &Range<u64>) -> Key {
-    Key { root: content.root, offset: start + unit.start, length: (unit.end - unit.start) as u32 }
+    Key { root: content.root, begin: content.begin(), offset: start + unit.start, length: (unit.end - unit.start) as u32 }
 }
 
 fn unit_of(at: u64, unit_bytes: u64, length: u64) -> Range<u64> {

@@ -18,10 +18,12 @@ use crate::address::{Cid, Multihash, SkylinkKind, codec, hash};
 use crate::deny::{DenyList, DenyStatus, Reason, Subject, blocklist_hash};
 use crate::measure::Trace;
 use crate::sector::Root;
+use crate::tree::pack::SkyfileRef;
 use crate::tree::{FileNode, TreeNode, parse_node};
 
 use super::blocklist::Blocklist;
 use super::blocks::OpenPin;
+use super::content::Lies;
 use super::stream::FileSource;
 use super::{Inner, Pin, StoreError};
 
@@ -57,10 +59,11 @@ pub struct Denied {
     files: moka::sync::Cache<(Vec<u8>, u64), Option<Arc<Reason>>>,
 }
 
-/// Bytes of a skyfile's content that are not served.
+/// Bytes that are not served, of a base sector or of the slabs of its skyfile. Of a sector they count from its beginning: it
+/// can be read by other skylinks than that of the upload, each with a skyfile of its own in it.
 #[derive(Clone, Debug)]
 struct Stretch {
-    bytes: Range<u64>,
+    lies: Lies,
     reason: Reason,
 }
 
@@ -225,7 +228,7 @@ impl Inner {
     }
 
     /// May these bytes of a skyfile's content be served? `Err` if they are denied under their skylink or their CIDs.
-    pub async fn allow_stretch(self: &Arc<Self>, root: &Root, bytes: &Range<u64>, trace: &Arc<Trace>) -> Result<(), StoreError> {
+    pub async fn allow_stretch(self: &Arc<Self>, root: &Root, lies: &Lies, trace: &Arc<Trace>) -> Result<(), StoreError> {
         if !self.denied.has_rules() {
             return Ok(());
         }
@@ -241,7 +244,7 @@ impl Inner {
                 found
             }
         };
-        let hit = stretches.iter().find(|stretch| stretch.bytes.start < bytes.end && bytes.start < stretch.bytes.end);
+        let hit = stretches.iter().find(|stretch| stretch.lies.overlaps(lies));
         hit.map_or(Ok(()), |stretch| Err(StoreError::denied(stretch.reason.clone())))
     }
 
@@ -260,7 +263,8 @@ impl Inner {
                 return Err(StoreError::NotFound);
             }
             if let Some(reason) = open.pin.cid().and_then(|cid| self.denied.allow_hash(cid.hash()).err()) {
-                stretches.push(Stretch { bytes: 0..u64::MAX, reason });
+                let skyfile = open.pin.skyfiles.iter().find(|skyfile| skyfile.root == root.0);
+                stretches.push(Stretch { lies: lies_in(skyfile, 0..u64::MAX), reason });
                 continue;
             }
             if let Some(reason) = self.denied_block(&open, trace).await? {
@@ -303,7 +307,7 @@ impl Inner {
     ) -> Result<(), StoreError> {
         let skyfile = open.pin.skyfiles.iter().find(|skyfile| skyfile.root == root.0);
         let (Some(top), Some(skyfile)) = (open.pin.cid(), skyfile) else { return Ok(()) };
-        let head = self.skyfile_head(*root, skyfile.used, trace).await?;
+        let head = self.skyfile_head(*root, open.pin.stretch_of(skyfile), trace).await?;
         let subfiles = &head.head.metadata.subfiles;
         let mut waiting: Vec<(String, Cid, Option<Reason>)> = vec![(String::new(), top, None)];
         let mut looked_at = 0;
@@ -311,7 +315,7 @@ impl Inner {
             let reason = above.or_else(|| self.denied.allow_hash(cid.hash()).err());
             looked_at += 1;
             if looked_at > ENTRIES_LOOKED_AT_MAX {
-                stretches.push(Stretch { bytes: 0..u64::MAX, reason: some_reason.clone() });
+                stretches.push(Stretch { lies: lies_in(Some(skyfile), 0..u64::MAX), reason: some_reason.clone() });
                 return Ok(());
             }
             let (below, reason) = self.look_into(open, &path, &cid, (reason, some_reason), trace).await?;
@@ -320,7 +324,7 @@ impl Inner {
                 let bytes = subfiles
                     .get(&path)
                     .map_or(0..u64::MAX, |file| file.offset_bytes..file.offset_bytes.saturating_add(file.len_bytes));
-                stretches.push(Stretch { bytes, reason });
+                stretches.push(Stretch { lies: lies_in(Some(skyfile), bytes), reason });
             }
         }
         Ok(())
@@ -363,6 +367,20 @@ impl Inner {
             }
             _ => (Vec::new(), None),
         })
+    }
+}
+
+/// Where bytes of a skyfile's content lie.
+fn lies_in(skyfile: Option<&SkyfileRef>, bytes: Range<u64>) -> Lies {
+    match skyfile {
+        Some(skyfile) if !skyfile.is_small() => Lies::InSlabs(bytes),
+        // All of a content is all of its sector: its head has names of it.
+        _ if bytes == (0..u64::MAX) => Lies::InSector(bytes),
+        Some(SkyfileRef { at, .. }) => {
+            let moved = |byte: u64| byte.saturating_add((*at).into());
+            Lies::InSector(moved(bytes.start)..moved(bytes.end))
+        }
+        None => Lies::InSector(bytes),
     }
 }
 

@@ -173,9 +173,10 @@ struct Inner {
     nodes: Cache<Vec<u8>, Bytes>,
     pins: Cache<String, Arc<Pin>>,
     packs: Cache<Root, Arc<blocks::OpenPack>>,
-    heads: Cache<(Root, u32), Arc<OpenSkyfile>>,
+    heads: Cache<(Root, u32, u32), Arc<OpenSkyfile>>,
     asks: Semaphore,
     health_looks: Semaphore,
+    pieces_made: Semaphore,
     /// Pins whose blocks are not all in the catalog's table yet: looked into one by one.
     unindexed: Mutex<BTreeMap<String, catalog::PinRow>>,
     /// Pins of so many blocks that their packs' own indexes are looked into instead of the catalog's table.
@@ -229,6 +230,7 @@ impl Store {
                 .build(),
             asks: Semaphore::new(ASKS_AT_ONCE_MAX),
             health_looks: Semaphore::new(HEALTH_LOOKS_MAX),
+            pieces_made: Semaphore::new(sectors::PIECES_MADE_AT_ONCE_MAX),
             unindexed: Mutex::new(BTreeMap::new()),
             own_index: Mutex::new(BTreeMap::new()),
             scratch,
@@ -280,7 +282,7 @@ impl Store {
 
     /// The same for a stretch of a skyfile's content.
     pub async fn allow_stretch(&self, skyfile: &OpenSkyfile, bytes: &Range<u64>, trace: &Arc<Trace>) -> Result<(), StoreError> {
-        self.inner.allow_stretch(&skyfile.root, bytes, trace).await
+        self.inner.allow_stretch(&skyfile.root, &skyfile.content.lies(bytes.clone()), trace).await
     }
 
     /// Are there any rules?

@@ -1,8 +1,10 @@
 //! The body of a pin record (`docs/formats.md` 6): what keeps an upload alive, and how it is found and read.
 
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
 
-use crate::address::{Cid, Multihash, Skylink};
+use crate::address::{Cid, Multihash, Skylink, SkylinkKind};
 use crate::tree::pack::SkyfileRef;
 
 use super::StoreError;
@@ -160,6 +162,24 @@ impl Pin {
 
     pub fn skylink(&self) -> Option<Skylink> {
         Skylink::from_bytes(self.skylink.as_ref()?.as_slice().try_into().ok()?).ok()
+    }
+
+    /// Where its skyfile begins in its base sector.
+    pub fn sector_offset(&self) -> Option<u32> {
+        match self.skylink()?.kind() {
+            SkylinkKind::V1 { offset_bytes, .. } => Some(offset_bytes),
+            SkylinkKind::V2 { .. } => None,
+        }
+    }
+
+    /// Where one of its skyfiles stands in its base sector.
+    pub fn stretch_of(&self, skyfile: &SkyfileRef) -> Range<u32> {
+        match self.skylink().map(|link| link.kind()) {
+            Some(SkylinkKind::V1 { offset_bytes, fetch_bytes, root }) if offset_bytes > 0 && root == skyfile.root => {
+                offset_bytes..offset_bytes + fetch_bytes
+            }
+            _ => 0..skyfile.used,
+        }
     }
 
     pub fn idem(&self) -> Option<[u8; 32]> {

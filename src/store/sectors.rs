@@ -1,4 +1,5 @@
-//! Base sectors as they lie on hosts: slices of them, proofs of slices, and how much of a skyfile is there.
+//! Sectors as they lie on hosts: slices of base sectors, proofs of slices, pieces by their roots, and how much of a skyfile
+//! is there.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -8,17 +9,19 @@ use futures::stream::{self, StreamExt};
 
 use crate::address::{Skylink, SkylinkKind};
 use crate::measure::{Tier, Trace};
-use crate::renter::Expect;
+use crate::renter::{Expect, SlabRef};
 use crate::sector::{Root, SECTOR_BYTES, SEGMENT_BYTES, range_proof};
-use crate::tree::skyfile::{LAYOUT_BYTES, Layout};
 
-use super::content::pad;
+use super::content::{Lies, pad};
 use super::{Inner, Store, StoreError};
 
 /// Slabs of one skyfile that are looked at at once: each costs as many requests as it has pieces.
 const SLABS_AT_ONCE_MAX: usize = 4;
-/// Most slabs of one look, of 24 or 40 MiB each: with nine pieces a slab some ten thousand requests, for whoever asks.
+/// Most slabs of one look, of 24 or 40 MiB each: with nine pieces a slab some ten thousand requests, for whoever asks. Of
+/// more slabs, so many are looked at, spread over all.
 pub const HEALTH_SLABS_MAX: usize = 1024;
+/// Pieces that are made anew of others at once, since theirs are gone: each takes the memory of a slab for a moment.
+pub const PIECES_MADE_AT_ONCE_MAX: usize = 2;
 
 /// Part of a sector, with the hashes that lead from it to the sector's root.
 #[derive(Clone, Debug)]
@@ -35,7 +38,10 @@ pub struct SkyfileHealth {
     /// 0 for a skyfile whose content is in its base sector.
     pub data_pieces: u8,
     pub parity_pieces: u8,
-    /// Pieces that are there, slab by slab.
+    /// Of how many slabs the content is.
+    pub slab_count: usize,
+    /// Pieces that are there, of each slab that was looked at, in order: of all of them, if they are not more than
+    /// [`HEALTH_SLABS_MAX`].
     pub slabs: Vec<usize>,
 }
 
@@ -60,12 +66,15 @@ impl Store {
         Ok(ProvedSlice { bytes: data.slice(range), proof })
     }
 
-    /// Bytes of a pinned base sector, zeros behind its data included.
+    /// Bytes of a pinned sector, zeros behind its data included: of a base sector, or of a piece of a large skyfile.
     ///
     /// # Panics
     /// If the range ends outside of a sector.
     pub async fn sector_bytes(&self, root: &[u8; 32], range: Range<u32>, trace: &Arc<Trace>) -> Result<Bytes, StoreError> {
         let length = (range.end - range.start) as usize;
+        if let Some(piece) = self.inner.find_piece(root, trace).await? {
+            return self.inner.piece_bytes(&piece, range, trace).await;
+        }
         let sector = Root(*root);
         // Boxed: a read's future is some KiB.
         let read = Box::pin(async {
@@ -81,33 +90,80 @@ impl Store {
     pub async fn health(&self, link: &Skylink, trace: &Arc<Trace>) -> Result<SkyfileHealth, StoreError> {
         let open = self.skyfile(link, trace).await?;
         let slabs = open.content.slabs();
-        if slabs.len() > HEALTH_SLABS_MAX {
-            return Err(StoreError::Unsupported("the health of a skyfile as large as this is not looked at on request"));
-        }
+        let slab_count = slabs.len();
+        let slabs = spread(slabs, HEALTH_SLABS_MAX);
         let _permit = self.inner.health_looks.acquire().await.map_err(|_| StoreError::TimedOut)?;
         let pieces = slabs.into_iter().map(|slab| {
             let renter = self.inner.renter.clone();
             async move { slab.roots.len() - renter.missing_pieces(&slab).await.len() }
         });
         let slabs: Vec<usize> = stream::iter(pieces).buffered(SLABS_AT_ONCE_MAX).collect().await;
-        let Layout { data_pieces, parity_pieces, .. } = open.head.layout;
+        let (data_pieces, parity_pieces) = open.content.redundancy();
         let base_copies = self.inner.renter.copies_there(&open.root).await;
-        Ok(SkyfileHealth { base_copies, data_pieces, parity_pieces, slabs })
+        Ok(SkyfileHealth { base_copies, data_pieces, parity_pieces, slab_count, slabs })
     }
 }
 
+/// At most `count_max` of them in their order, the first and the last among them, with equal distances between.
+fn spread<T>(all: Vec<T>, count_max: usize) -> Vec<T> {
+    let count = all.len();
+    if count <= count_max {
+        return all;
+    }
+    let mut wanted = (0..count_max).map(|index| index * (count - 1) / (count_max - 1)).peekable();
+    all.into_iter().enumerate().filter_map(|(index, one)| wanted.next_if_eq(&index).map(|_| one)).collect()
+}
+
+/// A piece of a large skyfile, found by its root.
+struct PieceAt {
+    /// Of the base sector.
+    skyfile: Root,
+    slab: SlabRef,
+    slab_index: usize,
+    piece_index: usize,
+}
+
 impl Inner {
+    /// The pinned large skyfile that has a piece of this root. `None` if there is none, or if it is the root of a base sector.
+    async fn find_piece(self: &Arc<Self>, root: &[u8; 32], trace: &Arc<Trace>) -> Result<Option<PieceAt>, StoreError> {
+        if !self.catalog.by_root(root)?.is_empty() {
+            return Ok(None);
+        }
+        for row in self.catalog.by_block(root)? {
+            let pin = self.parsed_pin(&row.key, &row.body).await?;
+            for skyfile in pin.skyfiles.iter().filter(|skyfile| !skyfile.is_small()) {
+                let content = self.content_in_pin(&row, skyfile, trace).await?;
+                let Some(index) = content.piece_roots().iter().position(|piece| piece.0 == *root) else { continue };
+                let pieces = usize::from(skyfile.k) + usize::from(skyfile.m);
+                let (slab_index, piece_index) = (index / pieces, index % pieces);
+                let Some(slab) = content.slabs().into_iter().nth(slab_index) else { continue };
+                return Ok(Some(PieceAt { skyfile: Root(skyfile.root), slab, slab_index, piece_index }));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn piece_bytes(self: &Arc<Self>, piece: &PieceAt, range: Range<u32>, trace: &Arc<Trace>) -> Result<Bytes, StoreError> {
+        let slab_bytes = u64::from(piece.slab.k) * SECTOR_BYTES as u64;
+        let start = piece.slab_index as u64 * slab_bytes;
+        self.allow_stretch(&piece.skyfile, &Lies::InSlabs(start..start + slab_bytes), trace).await?;
+        let length = range.len();
+        let (slab, index) = (&piece.slab, piece.piece_index);
+        let found = match self.renter.read_piece(slab, index, range.clone(), trace).await {
+            Ok(found) => found,
+            Err(_) => {
+                let _permit = self.pieces_made.acquire().await.map_err(|_| StoreError::TimedOut)?;
+                self.renter.make_piece(slab, index, range, trace).await.map_err(StoreError::of_pinned)?
+            }
+        };
+        trace.body(Tier::Hosts, found.len() as u64);
+        Ok(pad(found, length))
+    }
+
     /// A small file's content lies in its base sector, so a part of it that is denied denies the sector; of a large one the
     /// sector has only names and hashes.
     async fn allow_base(self: &Arc<Self>, root: &Root, trace: &Arc<Trace>) -> Result<(), StoreError> {
-        if !self.denied.has_rules() {
-            return Ok(());
-        }
-        let head = self.renter.read_sector(root, Expect::default(), 0..LAYOUT_BYTES as u32, trace).await?;
-        match Layout::decode(&pad(head, LAYOUT_BYTES)) {
-            Ok(layout) if layout.fanout_bytes > 0 => Ok(()),
-            _ => self.allow_stretch(root, &(0..u64::MAX), trace).await,
-        }
+        self.allow_stretch(root, &Lies::InSector(0..u64::MAX), trace).await
     }
 }
 
@@ -115,5 +171,23 @@ fn stretch_of(link: &Skylink) -> Result<(Root, Range<u32>), StoreError> {
     match link.kind() {
         SkylinkKind::V1 { offset_bytes, fetch_bytes, root } => Ok((Root(root), offset_bytes..offset_bytes + fetch_bytes)),
         SkylinkKind::V2 { .. } => Err(StoreError::Unsupported("a version 2 skylink has to be resolved by the registry first")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_of_many_are_spread_over_all() {
+        for (count, count_max) in [(0, 4), (3, 4), (4, 4), (5, 4), (8, 4), (1000, 4), (2_000_000, HEALTH_SLABS_MAX)] {
+            let found = spread((0..count).collect(), count_max);
+            assert_eq!(found.len(), count.min(count_max));
+            assert!(found.is_sorted_by(|a, b| a < b));
+            let ends = (found.first().copied(), found.last().copied());
+            assert_eq!(ends, (0..count).next().map_or((None, None), |first| (Some(first), Some(count - 1))));
+            let steps: Vec<usize> = found.windows(2).map(|pair| pair[1] - pair[0]).collect();
+            assert!(steps.iter().max().zip(steps.iter().min()).is_none_or(|(most, least)| most - least <= 1), "{count}");
+        }
     }
 }

@@ -80,8 +80,8 @@ impl Store {
             return body;
         }
         // Asked first: an error is told before a byte is.
-        let (inner, root) = (self.inner.clone(), skyfile.root);
-        let allowed = async move { inner.allow_stretch(&root, &bytes, &trace).await };
+        let (inner, root, lies) = (self.inner.clone(), skyfile.root, skyfile.content.lies(bytes));
+        let allowed = async move { inner.allow_stretch(&root, &lies, &trace).await };
         stream::once(allowed).filter_map(|allowed| std::future::ready(allowed.err().map(Err))).chain(body).boxed()
     }
 

@@ -16,7 +16,6 @@ use crate::sector::Root;
 
 use super::catalog::{BlocksIn, PinRow};
 use super::commit::Durability;
-use super::content::Content;
 use super::{Inner, Pin, Store, StoreError};
 
 /// How long commits may stay undurable in the catalog. They are only a cache, so this bounds the work after a crash.
@@ -34,6 +33,15 @@ const OWN_INDEX_ROWS_MIN: u64 = 1 << 20;
 const OWN_INDEX_PINS_MAX: usize = 128;
 /// Keys read of a pack before they go into the table.
 const INDEX_KEYS_AT_ONCE: usize = 20_000;
+
+/// Which of a pin's skyfiles is meant.
+#[derive(Clone, Copy)]
+enum Listed {
+    /// One with content; the pack lists its pieces if the pin does not.
+    Skyfile,
+    /// The pack's own; its base sector lists its pieces if the pin does not.
+    Pack,
+}
 
 /// Signals to the background tasks.
 #[derive(Default)]
@@ -181,7 +189,8 @@ impl Inner {
         let trace = Trace::new();
         let pin = Pin::decode(&row.body)?;
         let mut missing = Vec::new();
-        for skyfile in pin.skyfiles.iter().chain(&pin.pack) {
+        let of_pin = pin.skyfiles.iter().map(|skyfile| (skyfile, Listed::Skyfile));
+        for (skyfile, listed) in of_pin.chain(pin.pack.iter().map(|pack| (pack, Listed::Pack))) {
             if let Completion::Missing(pieces) =
                 self.renter.complete_base(&Root(skyfile.root), Expect { data_length: Some(skyfile.used) }).await?
             {
@@ -189,14 +198,17 @@ impl Inner {
             }
             if skyfile.k > 0 {
                 // A base sector whose fanout and metadata do not fit it points to more sectors.
-                let open = self.skyfile_head(Root(skyfile.root), skyfile.used, &trace).await?;
+                let open = self.skyfile_head(Root(skyfile.root), 0..skyfile.used, &trace).await?;
                 for root in open.head.extension.iter() {
                     if let Completion::Missing(pieces) = self.renter.complete_base(root, Expect { data_length: None }).await? {
                         missing.extend(pieces);
                     }
                 }
             }
-            let content: Content = self.content_of(skyfile, &trace).await?;
+            let content = match listed {
+                Listed::Skyfile => self.content_in_pin(row, skyfile, &trace).await?,
+                Listed::Pack => self.content_of(skyfile, &trace).await?,
+            };
             for slab in content.slabs() {
                 if let Completion::Missing(pieces) = self.renter.complete_slab(&slab).await? {
                     missing.extend(pieces);
@@ -253,6 +265,7 @@ impl Inner {
         {
             return Ok(self.catalog.set_blocks_in(&row.key, BlocksIn::OtherPin)?);
         }
+        self.clone().index_pieces(row, &pin, &trace).await?;
         let mut open = self.open_pin(&row.key, &row.body, &trace).await?;
         if let (Some(pack), Some(at)) = (open.pack(), &pin.pack)
             && !pack.rows.is_local()
@@ -270,6 +283,17 @@ impl Inner {
         let row = row.clone();
         let work = tokio::task::spawn_blocking(move || self.put_in_table(&row, &open));
         work.await.expect("the catalog does not panic")
+    }
+
+    /// Puts the roots of a pin's pieces into the same table: each is asked for by its root.
+    async fn index_pieces(self: Arc<Self>, row: &PinRow, pin: &Pin, trace: &Arc<Trace>) -> Result<(), StoreError> {
+        for skyfile in pin.skyfiles.iter().filter(|skyfile| !skyfile.is_small()) {
+            let content = self.content_in_pin(row, skyfile, trace).await?;
+            let (inner, number) = (self.clone(), row.number);
+            let work = move || inner.catalog.index_some(number, content.piece_roots().iter().map(|root| root.0));
+            tokio::task::spawn_blocking(work).await.expect("the catalog does not panic")?;
+        }
+        Ok(())
     }
 
     /// Whether the blocks of this pack are in the catalog under another pin.

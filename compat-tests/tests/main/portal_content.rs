@@ -416,7 +416,7 @@ async fn health_tells_what_is_there() {
         async |gateway: &Gateway, added: &Added| gateway.get(&format!("/skynet/health/skylink/{}", added.skylink())).await.json();
     let full = health(&portal.gateway, &site).await;
     let whole = serde_json::json!({
-        "basesectorredundancy": 4, "fanoutdatapieces": 6, "fanoutparitypieces": 3,
+        "basesectorredundancy": 4, "fanoutdatapieces": 6, "fanoutparitypieces": 3, "fanoutslabs": 2,
         "fanoutredundancy": [1.5, 1.5], "fanouteffectiveredundancy": 1.5,
     });
     assert_eq!(full, whole);

@@ -26,13 +26,13 @@ use axum::{Router, response::IntoResponse};
 use crate::access::{AdminRefused, Administrator, admin_request_allowed, same_origin};
 
 use super::ask::{Reader, host_of, text};
+use super::caller::given_keys;
 use super::refusal::Refusal;
 use super::reply::{Reply, refuse};
 use super::services::Services;
 
 /// Cookie of a session.
 const SESSION_COOKIE: &str = "skygate_session";
-const API_KEY: HeaderName = HeaderName::from_static("skynet-api-key");
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 
@@ -140,12 +140,10 @@ fn from_another_site(parts: &Parts) -> bool {
 /// The key as bearer token or in Skynet's header, else the session cookie.
 fn administrator(services: &Services, parts: &Parts) -> Option<Administrator> {
     let headers = &parts.headers;
-    let bearer = text(headers, header::AUTHORIZATION)
-        .and_then(|value| value.split_once(' '))
-        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
-        .map(|(_, key)| key.trim());
-    if let Some(key) = bearer.or_else(|| text(headers, API_KEY)) {
-        return services.access.check_key(key);
+    let keys = given_keys(headers);
+    // Whoever sends a key does not mean a cookie.
+    if !keys.is_empty() {
+        return keys.iter().find_map(|key| services.access.check_key(key));
     }
     let cookies = headers.get_all(header::COOKIE).iter().filter_map(|line| line.to_str().ok());
     let mut pairs = cookies.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));

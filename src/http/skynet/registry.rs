@@ -84,6 +84,8 @@ pub async fn answer(call: Call<'_>) -> Result<Reply, Refusal> {
         // Skynet listed the hosts of its network, so that clients could write entries of type 2 for them. There are none.
         ("/skynet/registry/hosts", _) if reads => Ok(json_reply(call.ask, &json!({ "hosts": [] }))),
         ("/skynet/registry/subscription", &Method::GET) => subscription::open(call),
+        ("/skynet/registry", _) => Err(Refusal::OtherMethod("GET, HEAD, POST, OPTIONS")),
+        ("/skynet/registrymulti", _) => Err(Refusal::OtherMethod("POST, OPTIONS")),
         _ => Err(Refusal::Method),
     }
 }

@@ -110,6 +110,8 @@ fn health_view(health: &SkyfileHealth) -> serde_json::Value {
         "fanouteffectiveredundancy": worst,
         "fanoutdatapieces": health.data_pieces,
         "fanoutparitypieces": health.parity_pieces,
+        // Ours: of how many slabs the file is, since of many only some are looked at.
+        "fanoutslabs": health.slab_count,
         "fanoutredundancy": slabs,
     })
 }

@@ -358,7 +358,7 @@ async fn what_clients_check_themselves() {
     }
     let health = server.get(&format!("/skynet/health/skylink/{site}"), &[]).await;
     let expect = serde_json::json!({
-        "basesectorredundancy": 4, "fanoutdatapieces": 6, "fanoutparitypieces": 3,
+        "basesectorredundancy": 4, "fanoutdatapieces": 6, "fanoutparitypieces": 3, "fanoutslabs": 2,
         "fanoutredundancy": [1.5, 7.0 / 6.0], "fanouteffectiveredundancy": 7.0 / 6.0,
     });
     assert_eq!(serde_json::from_slice::<serde_json::Value>(&health.body).expect("JSON"), expect);

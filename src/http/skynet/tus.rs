@@ -140,6 +140,7 @@ async fn create(call: Call<'_>) -> Result<Reply, Refusal> {
     let facts = headers::file_facts(metadata).map_err(|why| TusRefusal::BadHeader("Upload-Metadata", why))?;
     let new = NewUpload {
         owner: owner.clone(),
+        client: admitted.counted_as(),
         metadata: metadata.to_owned(),
         filename: facts.filename.unwrap_or_else(|| NAMELESS.to_owned()),
         content_type: facts.content_type,

@@ -21,7 +21,7 @@
 //! the upkeep, which also finds what a kill left unfinished. It carries an idempotency key made of the upload's name, so
 //! that a pin that was committed before the kill is found again.
 //!
-//! Limits: [`SpoolOptions`], [`PARTS_MAX`], [`UPLOAD_METADATA_BYTES_MAX`], [`DONE_KEPT_MAX`], [`ENDED_REMEMBERED_MAX`],
+//! Limits: [`SpoolOptions`], [`CLIENT_UPLOADS_SHARE`], [`PARTS_MAX`], [`UPLOAD_METADATA_BYTES_MAX`], [`DONE_KEPT_MAX`], [`ENDED_REMEMBERED_MAX`],
 //! [`TURN_WAIT_MAX`], [`FINISH_WAIT_MAX`], [`FINISHES_AT_ONCE_MAX`], `writing::CHECKPOINT_BYTES`.
 
 mod disk;
@@ -65,6 +65,8 @@ pub const UPLOAD_METADATA_BYTES_MAX: usize = 8 << 10;
 pub const DONE_KEPT_MAX: usize = 10_000;
 /// Names of uploads that are gone, so that they can be told from those that never were.
 pub const ENDED_REMEMBERED_MAX: usize = 4096;
+/// One client of so many may have as many uploads open as it likes, and others still find room.
+pub const CLIENT_UPLOADS_SHARE: usize = 4;
 /// How long a request waits for the one before it to let go: as long as a slow disk takes to sync.
 pub const TURN_WAIT_MAX: Duration = Duration::from_secs(30);
 /// How long somebody who asks for an upload's state waits for it to be finished: shorter than HTTP's own time-out.
@@ -88,6 +90,9 @@ pub struct SpoolOptions {
     pub lifetime: Duration,
     /// Uploads that are not finished.
     pub uploads_max: usize,
+    /// Of one client that is counted: of its uploads together, announced bytes. It never has more than a
+    /// [`CLIENT_UPLOADS_SHARE`]th of the number of uploads either.
+    pub client_bytes_max: u64,
 }
 
 /// Why something cannot be done with an upload.
@@ -108,6 +113,9 @@ pub enum SpoolError {
     DiskFull,
     #[error("as many uploads are open as this gateway takes")]
     TooMany,
+    /// This client's own uploads fill what one client may have.
+    #[error("your uploads under way have all the space that one client may have: end some of them, or remove them")]
+    ClientFull,
     /// Another request has it, or it is being stored.
     #[error("the upload is in use")]
     Busy,
@@ -147,6 +155,8 @@ impl From<io::Error> for SpoolError {
 #[derive(Clone, Debug)]
 pub struct NewUpload {
     pub owner: String,
+    /// Whose space it takes; `None` where nobody counts. Not the owner: strangers are one owner, and many clients.
+    pub client: Option<String>,
     /// As it was said; at most [`UPLOAD_METADATA_BYTES_MAX`].
     pub metadata: String,
     pub filename: String,
@@ -280,8 +290,10 @@ impl Spool {
     /// Begins an upload of `length` bytes; it is durable when this returns. One without bytes is stored at once.
     pub async fn create(&self, new: NewUpload, length: u64, kind: Kind) -> Result<UploadStatus, SpoolError> {
         assert!(!matches!(kind, Kind::Joined { .. }), "those are joined");
-        if length > self.0.options.bytes_max {
-            return Err(SpoolError::TooLong { max: self.0.options.bytes_max });
+        let counted = new.client.as_ref().map_or(u64::MAX, |_| self.0.options.client_bytes_max);
+        let max = self.0.options.bytes_max.min(counted);
+        if length > max {
+            return Err(SpoolError::TooLong { max });
         }
         let upload = self.begin(new, length, kind, |_| Ok(())).await?;
         if upload.wants_finish() {
@@ -388,8 +400,8 @@ impl Spool {
     ) -> Result<Arc<Upload>, SpoolError> {
         check_names(&new, length)?;
         let now = unix_ms();
-        let NewUpload { owner, metadata, filename, content_type } = new;
-        let head = Head { owner, kind, length, metadata, filename, content_type, created_ms: now };
+        let NewUpload { owner, client, metadata, filename, content_type } = new;
+        let head = Head { owner, client, kind, length, metadata, filename, content_type, created_ms: now };
         let upload = Arc::new(Upload::new(UploadId::random(), head, Facts { touched_ms: now, ..Facts::default() }, Tried::Never));
         // Nobody else comes before its files are there.
         let turn = upload.take().await?;
@@ -614,18 +626,30 @@ impl Inner {
         let mut table = lock(&self.table);
         allowed(&table)?;
         let (mut open, mut announced, mut to_come) = (0, 0u64, 0u64);
+        let (mut open_here, mut announced_here) = (0, 0u64);
         for other in table.uploads.values().filter(|other| lock(&other.facts).done.is_none()) {
+            let same = u64::from(upload.head.client.is_some() && other.head.client == upload.head.client);
             open += 1;
+            open_here += same as usize;
             if other.has_bytes() {
                 announced += other.head.length;
+                announced_here += same * other.head.length;
                 to_come += other.head.length - lock(&other.facts).offset;
             }
         }
         if open >= self.options.uploads_max {
             return Err(SpoolError::TooMany);
         }
+        let counted = upload.head.client.is_some();
+        // Parts are put together even so: that is how their room gets free.
+        if counted && upload.has_bytes() && open_here >= self.options.uploads_max.div_ceil(CLIENT_UPLOADS_SHARE) {
+            return Err(SpoolError::ClientFull);
+        }
         if upload.has_bytes() {
             let more = upload.head.length;
+            if counted && announced_here.saturating_add(more) > self.options.client_bytes_max {
+                return Err(SpoolError::ClientFull);
+            }
             if announced.saturating_add(more) > self.options.bytes_max {
                 return Err(SpoolError::Full);
             }

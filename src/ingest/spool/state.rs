@@ -86,6 +86,9 @@ pub struct Done {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Head {
     pub owner: String,
+    /// Whose space it takes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client: Option<String>,
     #[serde(flatten)]
     pub kind: Kind,
     /// Bytes of the whole upload.
@@ -184,6 +187,7 @@ mod tests {
     fn head(kind: Kind) -> Head {
         Head {
             owner: "local".to_owned(),
+            client: None,
             kind,
             length: 1000,
             metadata: "filename YS5iaW4=".to_owned(),

@@ -53,8 +53,13 @@ impl Encoder {
     }
 }
 
-const OPTIONS: SpoolOptions =
-    SpoolOptions { bytes_max: 1 << 30, free_floor_bytes: 1 << 20, lifetime: Duration::from_secs(3600), uploads_max: 100 };
+const OPTIONS: SpoolOptions = SpoolOptions {
+    bytes_max: 1 << 30,
+    free_floor_bytes: 1 << 20,
+    lifetime: Duration::from_secs(3600),
+    uploads_max: 100,
+    client_bytes_max: 1 << 29,
+};
 
 struct Bench {
     machine: SimMachine,
@@ -79,7 +84,13 @@ impl Bench {
 }
 
 fn named(owner: &str) -> NewUpload {
-    NewUpload { owner: owner.to_owned(), metadata: "filename YQ==".to_owned(), filename: "a".to_owned(), content_type: None }
+    NewUpload {
+        owner: owner.to_owned(),
+        client: None,
+        metadata: "filename YQ==".to_owned(),
+        filename: "a".to_owned(),
+        content_type: None,
+    }
 }
 
 fn body(bytes: &[u8]) -> impl Stream<Item = Result<Bytes, Infallible>> + Send + Unpin + use<> {
@@ -295,6 +306,31 @@ async fn limits_and_expiry() {
     assert_eq!(bench.machine.paths(), [""; 0], "all is removed");
     assert!(matches!(late.status(&part).await, Err(SpoolError::Gone)));
     assert!(matches!(late.status(&first).await, Err(SpoolError::Unknown)), "another process does not know");
+}
+
+/// One client fills its own share, and others find room; it stays filled over a start.
+#[tokio::test]
+async fn one_client_has_a_share() {
+    let mut bench = Bench::new();
+    bench.options = SpoolOptions { bytes_max: 1000, uploads_max: 12, client_bytes_max: 300, ..OPTIONS };
+    let of = |client: &str| NewUpload { client: Some(client.to_owned()), ..named("anybody") };
+    let spool = bench.open();
+    assert!(matches!(spool.create(of("a"), 301, Kind::Whole).await, Err(SpoolError::TooLong { max: 300 })));
+    let first = spool.create(of("a"), 200, Kind::Part).await.expect("made").id;
+    assert!(matches!(spool.create(of("a"), 101, Kind::Whole).await, Err(SpoolError::ClientFull)));
+    drop(spool);
+    let spool = bench.open();
+    assert!(matches!(spool.create(of("a"), 101, Kind::Whole).await, Err(SpoolError::ClientFull)), "as before the start");
+    spool.create(of("b"), 300, Kind::Whole).await.expect("another client");
+    spool.create(named("me"), 400, Kind::Whole).await.expect("whom nobody counts");
+    for _ in 0..2 {
+        spool.create(of("a"), 1, Kind::Part).await.expect("made");
+    }
+    assert!(matches!(spool.create(of("a"), 1, Kind::Part).await, Err(SpoolError::ClientFull)), "three of twelve uploads");
+    // What is put together frees the room of its parts.
+    spool.append((&first, "anybody"), 0, None, body(&[1; 200])).await.expect("taken");
+    assert!(spool.join(of("a"), vec![first], "final;/a".to_owned()).await.expect("stored").done.is_some());
+    spool.create(of("a"), 200, Kind::Whole).await.expect("made");
 }
 
 /// Some uploads, a disk that dies at any step of them, and what must hold after each death.
