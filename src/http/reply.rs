@@ -25,7 +25,7 @@ use crate::store::{BodyStream, FileSource, StoreError};
 use super::ask::Reader;
 use super::page;
 use super::plan::{self, BodyPlan, Conditions, Decision, Head, Multipart, Representation, ascii};
-use super::refusal::{CacheRule, PinRefusal, Refusal};
+use super::refusal::{CacheRule, Refusal};
 use super::services::{Content, Services, Skyfile};
 
 /// A reply of this room.

@@ -109,16 +109,17 @@ impl Restoration {
     fn new(backup: Backup, store: Store, compute: Arc<Semaphore>, owner: String) -> Result<Restoration, IngestError> {
         let layout = &backup.head.layout;
         let fanout = (layout.data_pieces, layout.parity_pieces);
-        let large = backup.head.is_large().then(|| {
+        let large = if backup.head.is_large() {
             let check = if fanout == store.redundancy() {
                 None
             } else {
                 let roots = SlabRoots::new(fanout.0, fanout.1).map_err(|error| IngestError::bad(error.to_string()))?;
                 Some(FanoutCheck { roots, slabs: 0 })
             };
-            Ok(Large { writer: ContentWriter::in_slabs(store, compute.clone(), Handle::current(), Keep::All), check })
-        });
-        let large = large.transpose()?;
+            Some(Large { writer: ContentWriter::in_slabs(store, compute.clone(), Handle::current(), Keep::All), check })
+        } else {
+            None
+        };
         let dag = Dag::of(&backup.head);
         Ok(Restoration { backup, owner, compute, dag, blocks: Blocks::new(), large, size: 0 })
     }

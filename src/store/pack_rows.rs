@@ -225,7 +225,7 @@ impl Inner {
     }
 
     /// The roots that stand in the CAR of a pack.
-    pub async fn pack_roots(&self, pack: &SkyfileRef, trace: &Arc<Trace>) -> Result<Vec<Cid>, StoreError> {
+    pub async fn pack_roots(self: &Arc<Self>, pack: &SkyfileRef, trace: &Arc<Trace>) -> Result<Vec<Cid>, StoreError> {
         let content = self.content_of(pack, trace).await?;
         let mut wanted = START_BYTES;
         loop {

@@ -27,7 +27,7 @@ pub struct OpenSkyfile {
 
 impl Inner {
     /// Opens the skyfile of a v1 skylink.
-    pub async fn skyfile(&self, link: &Skylink, trace: &Arc<Trace>) -> Result<Arc<OpenSkyfile>, StoreError> {
+    pub async fn skyfile(self: &Arc<Self>, link: &Skylink, trace: &Arc<Trace>) -> Result<Arc<OpenSkyfile>, StoreError> {
         let SkylinkKind::V1 { offset_bytes, fetch_bytes, root } = link.kind() else {
             return Err(StoreError::Unsupported("a version 2 skylink has to be resolved by the registry first"));
         };

@@ -22,6 +22,7 @@ mod losses;
 mod portal_api;
 mod portal_content;
 mod portal_registry;
+mod portal_sectors;
 mod portal_tus;
 mod portal_uploads;
 mod security;
