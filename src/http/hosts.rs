@@ -215,10 +215,10 @@ pub async fn arrive(services: &Services, ask: &mut Ask, headers: &HeaderMap) -> 
         }
         HostRoute::Handshake { portal, name } => {
             let host = host.expect("a label was found in its name");
-            // From here on it is the host of the skylink that the name leads to now.
+            // From here on it is the host of the skylink that the name leads to now; a refusal is told as that of one, too.
+            ask.set_sky_route()?;
             let link = handshake::link_of(services, &name).await?;
             ask.place = Place::Skylink { link, portal: host.with_port(portal) };
-            ask.set_sky_route()?;
             return Ok(None);
         }
         HostRoute::Skylink { portal, label } => {
