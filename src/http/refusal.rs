@@ -59,10 +59,8 @@ pub enum Refusal {
     BadPath { path: String, error: AddressError },
     #[error("the query is malformed: {0}")]
     BadQuery(&'static str),
-    #[error("the request header {0} is malformed")]
+    #[error("the request header {0} is missing or malformed")]
     BadHeader(&'static str),
-    #[error("the request has no {0}")]
-    NoHeader(&'static str),
     /// As much is under way as this gateway takes, in all or from one address.
     #[error("too many requests or connections at once")]
     TooMany,
@@ -83,9 +81,6 @@ pub enum Refusal {
     NoRoute,
     #[error("method not allowed")]
     Method,
-    /// The same of an address that takes other methods than GET and HEAD, named here as in Allow.
-    #[error("method not allowed: this address takes {0}")]
-    OtherMethod(&'static str),
     #[error("only-if-cached, and not at hand")]
     NotAtHand,
     #[error("service worker for a whole root")]
@@ -192,6 +187,9 @@ pub enum SkyRefusal {
     /// A name that points to a skylink, asked for in a format of blocks.
     #[error("a skyfile has no blocks, and so no form of {format}")]
     NoDag { format: &'static str },
+    /// An address that takes other methods, named here as in Allow.
+    #[error("this address takes {0}")]
+    OtherMethod(&'static str),
     /// The client's `timeout` is over.
     #[error("failed to fetch skylink: it was not found within the given time")]
     TimedOut,
@@ -358,10 +356,7 @@ impl Refusal {
                 "Correct the part of the address behind the question mark.",
             ),
             Refusal::BadHeader(name) => {
-                row(S::BAD_REQUEST, NoStore, format!("the request header {name} is malformed"), "Correct the header.")
-            }
-            Refusal::NoHeader(name) => {
-                row(S::BAD_REQUEST, NoStore, format!("the request header {name} is missing"), "Send the header.")
+                row(S::BAD_REQUEST, NoStore, format!("the request header {name} is missing or malformed"), "Correct the header.")
             }
             Refusal::Label(error) => row(
                 S::BAD_REQUEST,
@@ -398,9 +393,6 @@ impl Refusal {
                 "Content has addresses that start with /ipfs/ or with a skylink.",
             ),
             Refusal::Method => row(S::METHOD_NOT_ALLOWED, NoStore, "this address only answers GET, HEAD and OPTIONS", "Use GET."),
-            Refusal::OtherMethod(allow) => {
-                row(S::METHOD_NOT_ALLOWED, NoStore, format!("this address takes {allow}"), "Use one of these methods.")
-            }
             Refusal::NotAtHand => row(
                 S::PRECONDITION_FAILED,
                 NoStore,
@@ -758,6 +750,7 @@ fn spool_row(error: &SpoolError) -> Row {
 /// Skyfiles.
 fn sky_row(refusal: &SkyRefusal) -> Row {
     match refusal {
+        SkyRefusal::OtherMethod(_) => row(S::METHOD_NOT_ALLOWED, NoStore, refusal.to_string(), "Use one of these methods."),
         SkyRefusal::NoDag { .. } => row(S::NOT_ACCEPTABLE, NoStore, refusal.to_string(), "Leave format= out."),
         // Skynet said 404 here. But what was not looked for to the end may be there, and clients take 404 for absence.
         SkyRefusal::TimedOut => {

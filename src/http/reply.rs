@@ -25,7 +25,7 @@ use crate::store::{BodyStream, FileSource, StoreError};
 use super::ask::Reader;
 use super::page;
 use super::plan::{self, BodyPlan, Conditions, Decision, Head, Multipart, Representation, ascii};
-use super::refusal::{CacheRule, Refusal};
+use super::refusal::{CacheRule, Refusal, SkyRefusal};
 use super::services::{Content, Services, Skyfile};
 
 /// A reply of this room.
@@ -601,7 +601,7 @@ pub fn refuse_at(refusal: &Refusal, method: &Method, reader: Reader, path: &str)
         Refusal::Method => {
             headers.insert(header::ALLOW, HeaderValue::from_static("GET, HEAD, OPTIONS"));
         }
-        Refusal::OtherMethod(allow) => {
+        Refusal::Sky(SkyRefusal::OtherMethod(allow)) => {
             headers.insert(header::ALLOW, HeaderValue::from_static(allow));
         }
         Refusal::NoKey => {

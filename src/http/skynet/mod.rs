@@ -28,7 +28,7 @@ pub use target::Target;
 use super::ask::{Ask, Place};
 use super::caller::Sender;
 use super::plan::Disposition;
-use super::refusal::Refusal;
+use super::refusal::{Refusal, SkyRefusal};
 use super::reply::{Clock, Reply, ReplyBody};
 use super::services::{Services, UploadStream};
 use sectors::Wanted;
@@ -84,7 +84,7 @@ pub async fn api(call: Call<'_>) -> Result<Reply, Refusal> {
         ("restore", &Method::POST) if rest.is_empty() => pin::restore(call).await,
         ("pin", &Method::POST) => pin::pin(call, rest).await,
         ("unpin", &Method::POST) => pin::unpin(call, rest).await,
-        ("skyfile" | "restore" | "pin" | "unpin", _) => Err(Refusal::OtherMethod("POST, OPTIONS")),
+        ("skyfile" | "restore" | "pin" | "unpin", _) => Err(SkyRefusal::OtherMethod("POST, OPTIONS").into()),
         _ => Err(Refusal::NoRoute),
     }
 }

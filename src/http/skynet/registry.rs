@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use crate::http::ask::Ask;
 use crate::http::caller::{Admitted, Work};
-use crate::http::refusal::{Refusal, RegistryRefusal};
+use crate::http::refusal::{Refusal, RegistryRefusal, SkyRefusal};
 use crate::http::reply::{Reply, made_here};
 use crate::http::services::{Services, UploadStream};
 use crate::names::{ENTRY_SIGNATURE_BYTES, Entry, EntryId, EntryKey, EntryType, NameError, SignedEntry};
@@ -84,8 +84,8 @@ pub async fn answer(call: Call<'_>) -> Result<Reply, Refusal> {
         // Skynet listed the hosts of its network, so that clients could write entries of type 2 for them. There are none.
         ("/skynet/registry/hosts", _) if reads => Ok(json_reply(call.ask, &json!({ "hosts": [] }))),
         ("/skynet/registry/subscription", &Method::GET) => subscription::open(call),
-        ("/skynet/registry", _) => Err(Refusal::OtherMethod("GET, HEAD, POST, OPTIONS")),
-        ("/skynet/registrymulti", _) => Err(Refusal::OtherMethod("POST, OPTIONS")),
+        ("/skynet/registry", _) => Err(SkyRefusal::OtherMethod("GET, HEAD, POST, OPTIONS").into()),
+        ("/skynet/registrymulti", _) => Err(SkyRefusal::OtherMethod("POST, OPTIONS").into()),
         _ => Err(Refusal::Method),
     }
 }

@@ -391,4 +391,21 @@ async fn what_clients_look_for() {
     assert_eq!((preflight.status, preflight.header("access-control-max-age")), (204, Some("1728000")));
     assert!(preflight.header("access-control-allow-headers").is_some_and(|list| list.contains("Skynet-API-Key")));
     assert_eq!(server.ask("POST", "/favicon.ico", &[]).await.status, 405);
+    // What an address takes stands in Allow, and in the words (RFC 9110, 15.5.6).
+    for (method, target, allow) in [
+        ("PUT", "/skynet/registry", "GET, HEAD, POST, OPTIONS"),
+        ("GET", "/skynet/registrymulti", "POST, OPTIONS"),
+        ("GET", "/skynet/skyfile", "POST, OPTIONS"),
+        ("GET", "/skynet/restore", "POST, OPTIONS"),
+        ("POST", "/skynet/stats", "GET, HEAD, OPTIONS"),
+        ("POST", "/skynet/health/entry", "GET, HEAD, OPTIONS"),
+    ] {
+        let answer = server.ask(method, target, &["Content-Length: 0"]).await;
+        assert_eq!((answer.status, answer.header("allow")), (405, Some(allow)), "{method} {target}");
+        assert!(answer.text().starts_with("{\"message\":\""), "{}", answer.text());
+    }
+    // Errors are JSON on every host of a portal, also where a name leads nowhere (`skynet.md` 5).
+    let nowhere = server.ask("GET", "/page.html", &["Host: nobody.hns.localhost"]).await;
+    assert_eq!((nowhere.status, nowhere.header("content-type")), (404, Some("application/json; charset=utf-8")));
+    assert!(nowhere.header("access-control-allow-credentials").is_some(), "and a page may read them");
 }

@@ -68,8 +68,8 @@ enum BodyForm {
 
 impl BodyForm {
     fn read(headers: &HeaderMap) -> Result<BodyForm, Refusal> {
-        let kind = text(headers, header::CONTENT_TYPE).ok_or(Refusal::NoHeader("Content-Type"))?;
-        let (kind, parameters) = media_type(kind).ok_or(Refusal::BadHeader("Content-Type"))?;
+        let kind = text(headers, header::CONTENT_TYPE).and_then(media_type);
+        let (kind, parameters) = kind.ok_or(Refusal::BadHeader("Content-Type"))?;
         Ok(match kind.as_str() {
             "multipart/form-data" | "multipart/mixed" => {
                 BodyForm::Multipart { boundary: parameter(&parameters, "boundary").unwrap_or_default().to_owned() }
