@@ -300,7 +300,7 @@ async fn spares_are_counted() {
     }
     buckets.set(&[0, 1, 2], Mood::Hung);
     // At once, before anything has shown which hosts hang.
-    let reads = links.iter().map(|link| async { gateway.get(&format!("/{link}")).await.status });
+    let reads = links.iter().map(async |link| gateway.get(&format!("/{link}")).await.status);
     let statuses = futures::future::join_all(reads).await;
     assert!(statuses.iter().all(|status| *status == 200), "{statuses:?}\n{}", gateway.log());
     let after = stats().await;
