@@ -120,7 +120,7 @@ async fn one_build_by_cid_and_by_skylink() {
     }
     // On the shared host both live below their root, and have no rules.
     let own = app.follow(&app.hosts[1], "/users/7").await;
-    assert_eq!(String::from_utf8_lossy(&own.body).matches("<main id=\"root\">").count(), 1);
+    assert_eq!(String::from_utf8_lossy(&own.body).matches("<main id=\"place\">").count(), 1);
 }
 
 #[test]
@@ -135,7 +135,7 @@ fn deep_links_in_a_browser() {
             ("/users/7", 200, "User 7"),
             ("/users/7/", 200, "User 7"),
             ("/old/9", 200, "User 9"),
-            ("/no/such/place", 200, "Nothing here"),
+            ("/no/such/place", 200, "No such place"),
             ("/docs/", 200, "Docs"),
             ("/assets/none.js", 404, "The site's own page for what is not there"),
         ] {
@@ -151,7 +151,7 @@ fn deep_links_in_a_browser() {
             assert!(browser.script_errors().is_empty(), "{host}{path}: {:?}", browser.script_errors());
             if heading != "Docs" && status == 200 {
                 let colour = browser.text("getComputedStyle(document.querySelector('h1')).color");
-                assert_eq!(colour, "rgb(12, 74, 110)", "{host}{path}: the style is there, however deep the link");
+                assert_eq!(colour, "rgb(21, 94, 117)", "{host}{path}: the style is there, however deep the link");
             }
         }
         // From place to place without a request, then a reload there.
