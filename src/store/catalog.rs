@@ -307,7 +307,7 @@ impl Catalog {
         self.set_blocks_in(key, BlocksIn::Table)
     }
 
-    /// Puts some blocks of one pin into the table, in batches.
+    /// Puts some blocks of one pin into the table, in batches; and pieces of its skyfiles, whose keys are their roots.
     pub fn index_some(&self, number: u64, keys: impl Iterator<Item = [u8; 32]>) -> Result<(), CatalogError> {
         let mut keys = keys.peekable();
         while keys.peek().is_some() {
