@@ -392,10 +392,11 @@ impl<'a> Race<'a> {
         self.waiting.pop_front()
     }
 
-    /// One that nobody asked for long, to see whether it has become quick.
+    /// One that nobody asked for long, to see whether it has become quick. Those set aside are looked at by audits.
     fn take_stale(&mut self) -> Option<Candidate> {
         let stale = |candidate: &Candidate| {
-            let host = candidate.spot.host.as_ref().filter(|_| candidate.extra_s < MISSING_EXTRA_S);
+            let may_be_asked = candidate.extra_s < MISSING_EXTRA_S && self.shared.standing(candidate.spot.row).is_none();
+            let host = candidate.spot.host.as_ref().filter(|_| may_be_asked);
             host.is_some_and(|host| self.shared.forecasts[candidate.spot.row].is_stale(host, self.piece_bytes))
         };
         let at = self.waiting.iter().position(stale)?;
