@@ -596,8 +596,8 @@ fn a_dropped_read_cancels_its_calls() {
             assert_eq!(world.running(), 0, "calls go on after the read was dropped");
             assert_eq!(u64::from(trace.host_requests()), world.calls() - calls_before, "each call is counted");
         } else {
-            // Losers are small here, and read to their end; but not for long.
-            sleep(DRAIN_MAX).await;
+            // Losers are small here, and read to their end; but not for long, nor is what is left of them then.
+            sleep(2 * DRAIN_MAX + Duration::from_millis(1)).await;
             assert_eq!(world.running(), 0, "calls go on long after the read has ended");
         }
         let base = build_object(&content, 0, 0, 1);

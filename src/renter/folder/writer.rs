@@ -217,6 +217,8 @@ pub(super) struct Writer {
     /// When the last commit began, if several waited for it.
     crowded: Option<Instant>,
     known_folders: HashSet<String>,
+    /// The segment that has entries nobody waited for, while they are not synced.
+    unsynced: Option<Arc<Segment>>,
 }
 
 /// The first count of used bytes.
@@ -245,6 +247,7 @@ impl Writer {
             last_commit: None,
             crowded: None,
             known_folders: HashSet::new(),
+            unsynced: None,
         }
     }
 
@@ -484,7 +487,9 @@ impl Writer {
         }
         self.known_folders.extend(batch.new_folders.iter().cloned());
         if batch.entries.is_empty() {
-            return Ok(());
+            // Who is told that a key is gone may have been told so by a removal that nobody waited for.
+            let synced = if batch.durable { self.sync_rest() } else { Ok(()) };
+            return synced.map_err(FolderError::io("write the log"));
         }
         let changes = self.append(&batch.entries, batch.durable)?;
         self.index.apply(changes);
@@ -494,6 +499,9 @@ impl Writer {
     /// Appends entries to the log; answers what the index has to learn.
     fn append(&mut self, entries: &[(EntryKind, Arc<str>, Bytes)], durable: bool) -> Result<Vec<Change>, FolderError> {
         self.open_active().map_err(FolderError::io("start a log segment"))?;
+        if !self.is_unsynced_in_active() {
+            self.sync_rest().map_err(FolderError::io("write the log"))?;
+        }
         let active = self.active.as_mut().expect("opened on the line above");
         let (mut bytes, mut changes) = (Vec::new(), Vec::with_capacity(entries.len()));
         let written_ms = now_ms();
@@ -521,10 +529,27 @@ impl Writer {
             self.close_active();
             return Err(FolderError::io("write the log")(error));
         }
+        self.unsynced = (!durable).then(|| segment.clone());
         active.end += bytes.len() as u64;
         active.entries += u32::try_from(entries.len()).expect("a batch has at most BATCH_COMMANDS entries");
         active.batch = active.batch.wrapping_add(1);
         Ok(changes)
+    }
+
+    fn is_unsynced_in_active(&self) -> bool {
+        match (&self.unsynced, &self.active) {
+            (Some(unsynced), Some(active)) => Arc::ptr_eq(unsynced, &active.segment),
+            _ => false,
+        }
+    }
+
+    /// Makes durable what nobody waited for.
+    fn sync_rest(&mut self) -> io::Result<()> {
+        if let Some(segment) = &self.unsynced {
+            segment.file.sync_data()?;
+            self.unsynced = None;
+        }
+        Ok(())
     }
 
     fn open_active(&mut self) -> io::Result<()> {
