@@ -176,7 +176,8 @@ impl Store {
     }
 
     fn read_ahead(&self, reads: BoxStream<'static, Result<Read, StoreError>>, trace: Arc<Trace>) -> BodyStream {
-        let ahead = Ahead { store: self.clone(), trace, reads: Some(reads), flying: FuturesOrdered::new(), flying_bytes: 0 };
+        let ahead =
+            Ahead { store: self.clone(), trace, reads: Some(reads), flying: FuturesOrdered::new(), flying_bytes: 0, begun: false };
         let parts = stream::unfold(ahead, |mut ahead| async move { Some((ahead.next().await?, ahead)) });
         let parts = parts.flat_map(|parts| match parts {
             Ok(parts) => stream::iter(parts.into_iter().map(Ok).collect::<Vec<_>>()),
@@ -260,6 +261,8 @@ struct Ahead {
     reads: Option<BoxStream<'static, Result<Read, StoreError>>>,
     flying: FuturesOrdered<Flying>,
     flying_bytes: u64,
+    /// Something was given out.
+    begun: bool,
 }
 
 impl Ahead {
@@ -270,11 +273,18 @@ impl Ahead {
                 biased;
                 // Where the next read is may have to be asked of hosts: what is under way goes on meanwhile.
                 read = next_of(&mut self.reads), if room && self.reads.is_some() => match read {
+                    // Known before the first byte is out: the reply's status can still say so.
+                    Some(Err(error)) if !self.begun => {
+                        self.reads = None;
+                        self.flying.clear();
+                        return Some(Err(error));
+                    }
                     Some(read) => self.start(read).await,
                     None => self.reads = None,
                 },
                 Some((bytes, parts)) = self.flying.next(), if !self.flying.is_empty() => {
                     self.flying_bytes -= bytes;
+                    self.begun = true;
                     return Some(parts);
                 }
                 else => return None,
