@@ -25,8 +25,10 @@ const VERSIONS_MAX: usize = 32;
 const GROUP_VERSIONS_MAX: usize = 1_024;
 /// Objects tried on one host until one verifies. A host with more bad ones above it is no witness.
 const TRIES_MAX: usize = 4;
-/// Times a host is listed again because a listed version was swept before it was read.
-const LISTS_MAX: usize = 3;
+/// Times a host is listed because a listed version was swept before it was read. Writers of one entry that follow each other as
+/// fast as they can sweep about one version for each list, so a few would not do; a host that never gives what it lists costs
+/// so many small answers, and nobody waits for it once a quorum has told.
+const LISTS_MAX: usize = 32;
 /// Objects read from one host at once for one call; only groups have more than one.
 const GETS_AT_ONCE: usize = 16;
 /// Writes and deletions of one read at once, over all hosts; only groups reach it.
