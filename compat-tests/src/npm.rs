@@ -5,10 +5,14 @@ use std::process::{Command, Stdio};
 
 use crate::{Gateway, Tier, repository, tier};
 
+/// What the clients share; it stands beside their folders.
+const SHARED: &str = "steps.cjs";
+
 /// A copy of a folder of `clients/` inside `to`, with exactly what its lock file names.
 pub fn install(client: &str, to: &Path) -> PathBuf {
-    let from = repository().join("compat-tests/clients").join(client);
-    let home = to.join(client);
+    let clients = repository().join("compat-tests/clients");
+    let (from, home) = (clients.join(client), to.join(client));
+    std::fs::copy(clients.join(SHARED), to.join(SHARED)).expect("copied");
     std::fs::create_dir_all(&home).expect("made");
     for entry in std::fs::read_dir(from).expect("the client's folder") {
         let path = entry.expect("an entry").path();

@@ -10,6 +10,9 @@ use tokio_tungstenite::tungstenite::Message;
 use crate::Gateway;
 use crate::wire::{self, Answer};
 
+/// Hosts that an entry is on at 6 + 3: 2e + 1 with e = 3.
+pub const HOSTS_EACH: usize = 7;
+
 /// Who owns entries.
 pub struct Owner(Ed25519KeyPair);
 
@@ -103,6 +106,19 @@ impl Entry {
     pub async fn read(&self, gateway: &Gateway) -> Answer {
         gateway.get(&self.target()).await
     }
+}
+
+/// Writes an entry, which has to be taken.
+pub async fn put(gateway: &Gateway, entry: &Entry) {
+    let answer = entry.post(gateway).await;
+    assert_eq!(answer.status, 204, "{}\n{}", answer.text(), gateway.log());
+}
+
+/// The revision of the entry as it is read.
+pub async fn revision(gateway: &Gateway, entry: &Entry) -> u64 {
+    let answer = entry.read(gateway).await;
+    assert_eq!(answer.status, 200, "{}\n{}", answer.text(), gateway.log());
+    answer.json()["revision"].as_u64().expect("a revision")
 }
 
 /// A subscriber of entries.

@@ -14,7 +14,7 @@ use rand::RngExt;
 use tokio::time::sleep;
 
 use super::{
-    DamageKind, Expect, Renter, SlabRef, Spot, compute,
+    DamageKind, Expect, NO_SUCH_OBJECT, Renter, SlabRef, Spot, compute,
     host::{Host, HostError, HostId, ReadRange},
     nodes::{CheckedTree, Prefix},
     piece,
@@ -157,7 +157,7 @@ impl Renter {
                 }
             }
             PieceState::Wrong(reason) => piece::charge(shared, spot, reason),
-            PieceState::Missing => shared.report_damage(spot, DamageKind::Missing, "the host says that it has no such object"),
+            PieceState::Missing => shared.report_damage(spot, DamageKind::Missing, NO_SUCH_OBJECT),
             PieceState::Unknown(_) => {}
         }
         shared.checks[spot.row].count(&state);
@@ -166,7 +166,7 @@ impl Renter {
 
     /// A piece that is missing, and was there once, is damage: the repair has to know it.
     pub fn tell_missing(&self, piece: &Piece) {
-        self.shared.damages.tell(&piece.spot, DamageKind::Missing, "the host says that it has no such object");
+        self.shared.damages.tell(&piece.spot, DamageKind::Missing, NO_SUCH_OBJECT);
     }
 
     /// What checks found on a host.

@@ -25,6 +25,9 @@ pub const DAMAGE_MAX: usize = 1_000;
 /// here is found again by the next look at the piece. About 200 bytes each.
 const REPORTS_WAITING_MAX: usize = 1_024;
 
+/// Of a missing piece, in words.
+pub const NO_SUCH_OBJECT: &str = "the host says that it has no such object";
+
 /// One piece that was not where it should be, or not right.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Damage {

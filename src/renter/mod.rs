@@ -68,7 +68,7 @@ use trust::{Change, Trust};
 
 pub use budget::OverdriveCounts;
 pub use check::{CheckCounts, Depth, Looked, Piece, PieceState};
-pub use damage::{DAMAGE_MAX, Damage, DamageKind, DamageReport, FoundDamage, Noted};
+pub use damage::{DAMAGE_MAX, Damage, DamageKind, DamageReport, FoundDamage, NO_SUCH_OBJECT, Noted};
 pub use memory::SLAB_MEMORY_DEFAULT_BYTES;
 pub use policy::Window;
 pub use read::{Expect, Proof};

@@ -13,7 +13,7 @@ use futures::{StreamExt, stream::FuturesUnordered};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{
-    DamageKind, Renter, RenterError, Shared, SlabRef, Spot, Window,
+    DamageKind, NO_SUCH_OBJECT, Renter, RenterError, Shared, SlabRef, Spot, Window,
     budget::Cost,
     compute,
     host::{DRAIN_MAX, DRAIN_MAX_BYTES, Spread},
@@ -449,7 +449,7 @@ impl<'a> Race<'a> {
         let won = self.won.len() >= self.need;
         if won || self.known == Known::Written {
             for spot in &self.missing {
-                self.shared.report_damage(spot, DamageKind::Missing, "the host says that it has no such object");
+                self.shared.report_damage(spot, DamageKind::Missing, NO_SUCH_OBJECT);
             }
         }
         if won {

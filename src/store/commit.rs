@@ -288,10 +288,10 @@ impl Inner {
     ) -> Result<(), StoreError> {
         let pin = Pin::decode(&body)?;
         let complete = durability == Durability::Complete;
+        // A root of its own is found by the table of roots.
+        let has_more = pin.pack.is_some() || pin.rows.len() > 1;
         let inner = self.clone();
         let inserted = tokio::task::spawn_blocking(move || {
-            // A root of its own is found by the table of roots.
-            let has_more = pin.pack.is_some() || pin.rows.len() > 1;
             // Before the pin can be seen: who finds it must find its blocks, too.
             let appears = |number: u64| {
                 if has_more {
@@ -312,7 +312,9 @@ impl Inner {
         if !complete {
             self.upkeep.something_to_complete.notify_one();
         }
-        self.upkeep.something_to_index.notify_one();
+        if has_more {
+            self.upkeep.something_to_index.notify_one();
+        }
         Ok(())
     }
 

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 
 use crate::address::{Cid, Skylink, SkylinkKind, hash};
 use crate::measure::Trace;
-use crate::renter::{Depth, Piece, PieceState};
+use crate::renter::{Depth, NO_SUCH_OBJECT, Piece, PieceState};
 
 use super::catalog::PinRow;
 use super::parts::{Part, skyfiles_of};
@@ -291,7 +291,7 @@ impl Run {
                     if row.complete {
                         renter.tell_missing(&piece);
                     }
-                    (DamageWord::Missing, "the host says that it has no such object".to_owned())
+                    (DamageWord::Missing, NO_SUCH_OBJECT.to_owned())
                 }
                 PieceState::Unknown(reason) => (DamageWord::Unknown, reason),
             };

@@ -28,19 +28,14 @@ import {
   verifyResolverLinkProofs,
 } from "libskynet";
 
+import { step } from "../steps.cjs";
+
 const SECTOR_BYTES = 1 << 22;
 
 // It speaks https to portals by name; the one under test has no certificate.
 const address = process.argv[2].replace(/^http:\/\//, "");
 const plainFetch = globalThis.fetch;
 globalThis.fetch = (url, options) => plainFetch(String(url).replace(/^https:/, "http:"), options);
-
-async function step(name, work) {
-  const begun = Date.now();
-  const result = await work();
-  console.log(`ok ${name} (${Date.now() - begun} ms)`);
-  return result;
-}
 
 /** The value of libskynet's pairs of values and an error. */
 function good(pair) {

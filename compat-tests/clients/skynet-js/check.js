@@ -5,6 +5,8 @@
 const assert = require("assert");
 const { JSDOM } = require("jsdom");
 
+const { step, run } = require("../steps.cjs");
+
 const [portal, key] = process.argv.slice(2);
 
 // What skynet-js takes from the browser. Requests of the page are checked against CORS as a browser checks them.
@@ -18,13 +20,6 @@ Object.defineProperty(global, "navigator", { value: page.window.navigator, confi
 const { SkynetClient, genKeyPairFromSeed } = require("skynet-js");
 
 const client = new SkynetClient(portal, { skynetApiKey: key });
-
-async function step(name, work) {
-  const begun = Date.now();
-  const result = await work();
-  console.log(`ok ${name} (${Date.now() - begun} ms)`);
-  return result;
-}
 
 async function main() {
   const text = `written at ${Date.now()}`;
@@ -110,10 +105,4 @@ async function main() {
   });
 }
 
-main().then(
-  () => process.exit(0),
-  (error) => {
-    console.error(error);
-    process.exit(1);
-  },
-);
+run(main);

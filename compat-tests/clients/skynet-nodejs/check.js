@@ -7,19 +7,14 @@ const crypto = require("crypto");
 const fs = require("fs");
 const path = require("path");
 
+const { step, run } = require("../steps.cjs");
+
 const { SkynetClient, genKeyPairFromSeed } = require("@skynetlabs/skynet-nodejs");
 
 const [portal, key, folder] = process.argv.slice(2);
 const client = new SkynetClient(portal, { skynetApiKey: key });
 const sha256 = (bytes) => crypto.createHash("sha256").update(bytes).digest("hex");
 const inFolder = (name) => path.join(folder, name);
-
-async function step(name, work) {
-  const begun = Date.now();
-  const result = await work();
-  console.log(`ok ${name} (${Date.now() - begun} ms)`);
-  return result;
-}
 
 async function main() {
   const text = `written at ${Date.now()}`;
@@ -103,10 +98,4 @@ async function main() {
   });
 }
 
-main().then(
-  () => process.exit(0),
-  (error) => {
-    console.error(error);
-    process.exit(1);
-  },
-);
+run(main);

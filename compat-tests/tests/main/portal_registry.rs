@@ -4,27 +4,13 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 use compat_tests::damage::{Away, copy_folder};
-use compat_tests::registry::{Entry, Owner, Subscriber};
+use compat_tests::registry::{Entry, HOSTS_EACH, Owner, Subscriber, put, revision};
 use compat_tests::{Gateway, Tier, host_folders, seeded, tier, wire};
 use futures::StreamExt;
 use rand::RngExt;
 use rand::seq::SliceRandom;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
-
-/// Hosts that an entry is on at 6 + 3: 2e + 1 with e = 3.
-const HOSTS_EACH: usize = 7;
-
-async fn put(gateway: &Gateway, entry: &Entry) {
-    let answer = entry.post(gateway).await;
-    assert_eq!(answer.status, 204, "{}\n{}", answer.text(), gateway.log());
-}
-
-async fn revision(gateway: &Gateway, entry: &Entry) -> u64 {
-    let answer = entry.read(gateway).await;
-    assert_eq!(answer.status, 200, "{}\n{}", answer.text(), gateway.log());
-    answer.json()["revision"].as_u64().expect("a revision")
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn written_read_and_refused() {

@@ -6,14 +6,12 @@ use std::time::{Duration, Instant};
 use compat_tests::buckets::{Buckets, Mood};
 use compat_tests::content::{Content, Item};
 use compat_tests::damage::copy_folder;
-use compat_tests::registry::{Entry, Owner};
+use compat_tests::registry::{Entry, HOSTS_EACH, Owner, put, revision};
 use compat_tests::{Gateway, Options, Tier, seeded, seeded_bytes, tier, until};
 use rand::RngExt;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
-/// Hosts that an entry is on at 6 + 3.
-const HOSTS_EACH: usize = 7;
 /// Other nodes' news are looked for every 30 seconds when nobody asks.
 const NEWS_MAX: Duration = Duration::from_secs(60);
 
@@ -41,17 +39,6 @@ impl Stage {
     fn start(&self, node: usize) -> Gateway {
         Gateway::start_with(&self.folder.path().join(node.to_string()), &self.options)
     }
-}
-
-async fn put(gateway: &Gateway, entry: &Entry) {
-    let answer = entry.post(gateway).await;
-    assert_eq!(answer.status, 204, "{}\n{}", answer.text(), gateway.log());
-}
-
-async fn revision(gateway: &Gateway, entry: &Entry) -> u64 {
-    let answer = entry.read(gateway).await;
-    assert_eq!(answer.status, 200, "{}\n{}", answer.text(), gateway.log());
-    answer.json()["revision"].as_u64().expect("a revision")
 }
 
 /// What everybody knows of an entry.
