@@ -26,6 +26,10 @@ use rustix::{
 /// Alignment of direct writes in bytes, in memory, in the file and in length: the page size, which every disk of today takes.
 pub(super) const DIRECT_ALIGN: usize = 4096;
 
+/// File systems (`f_type` of statfs(2)) that open a file whose name is in memory without asking anybody: ext4, XFS, Btrfs, F2FS,
+/// bcachefs, tmpfs, overlayfs. Others ask their server or daemon even then (NFS, FUSE), and one that hangs would take a worker.
+const OPENS_IN_MEMORY: [u32; 7] = [0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010, 0xca45_1a4e, 0x0102_1994, 0x794c_7630];
+
 /// What stands at a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum EntryKind {
@@ -73,8 +77,8 @@ pub(super) trait Disk: Debug + Send + Sync {
     fn surely_absent(&self, _path: &str) -> bool {
         false
     }
-    /// The whole file at the path, if it has at most `max_bytes` and all is in memory; never waits for the disk.
-    fn read_at_once(&self, _path: &str, _max_bytes: u64) -> Option<Vec<u8>> {
+    /// A file opened for reading, if its name and what a `stat` tells are in memory; never waits for the disk.
+    fn open_at_once(&self, _path: &str) -> Option<Arc<dyn DiskFile>> {
         None
     }
     /// Names in a folder, in no order. A missing folder, or a file in its place, has none.
@@ -125,6 +129,8 @@ pub(super) struct RealDisk {
     root: OwnedFd,
     path: PathBuf,
     identity: (u64, u64),
+    /// Its file system is one of [`OPENS_IN_MEMORY`].
+    opens_in_memory: bool,
     direct_refused: AtomicBool,
 }
 
@@ -138,10 +144,12 @@ impl RealDisk {
             Err(errno) => return Err(errno.into()),
         };
         let stat = rustix::fs::fstat(&root)?;
+        let kind = rustix::fs::fstatfs(&root)?.f_type;
         Ok(Some(RealDisk {
             root,
             path: path.to_owned(),
             identity: (stat.st_dev, stat.st_ino),
+            opens_in_memory: OPENS_IN_MEMORY.contains(&(kind as u32)),
             direct_refused: AtomicBool::new(false),
         }))
     }
@@ -173,6 +181,12 @@ impl RealDisk {
     fn open_names(&self, folder: &str) -> io::Result<OwnedFd> {
         let folder = if folder.is_empty() { "." } else { folder };
         self.open_with(folder, OFlags::RDONLY | OFlags::DIRECTORY)
+    }
+
+    /// Opens what the kernel's memory of names has (RESOLVE_CACHED, Linux 5.12); `None` where that might wait all the same.
+    fn open_cached(&self, path: &str, flags: OFlags) -> Option<Result<OwnedFd, Errno>> {
+        let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        self.opens_in_memory.then(|| rustix::fs::openat2(&self.root, path, flags, Mode::empty(), ResolveFlags::CACHED))
     }
 
     fn warn_direct_refused(&self) {
@@ -238,21 +252,13 @@ impl Disk for RealDisk {
     }
 
     fn surely_absent(&self, path: &str) -> bool {
-        // RESOLVE_CACHED: the kernel's memory of names answers, or nobody does (Linux 5.12).
-        let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let found = rustix::fs::openat2(&self.root, path, flags, Mode::empty(), ResolveFlags::CACHED);
-        matches!(found, Err(Errno::NOENT | Errno::NOTDIR))
+        let found = self.open_cached(path, OFlags::PATH);
+        matches!(found, Some(Err(Errno::NOENT | Errno::NOTDIR)))
     }
 
-    fn read_at_once(&self, path: &str, max_bytes: u64) -> Option<Vec<u8>> {
-        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NOATIME;
-        let file = rustix::fs::openat2(&self.root, path, flags, Mode::empty(), ResolveFlags::CACHED).ok()?;
-        let stat = rustix::fs::fstat(&file).ok()?;
-        let len = u64::try_from(stat.st_size).ok().filter(|len| *len <= max_bytes)?;
-        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-            return None;
-        }
-        RealFile { file, direct: false }.read_at_once(0, len as usize)
+    fn open_at_once(&self, path: &str) -> Option<Arc<dyn DiskFile>> {
+        let file = self.open_cached(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOATIME)?.ok()?;
+        Some(Arc::new(RealFile { file, direct: false }))
     }
 
     fn names(&self, folder: &str) -> io::Result<Vec<(String, EntryKind)>> {

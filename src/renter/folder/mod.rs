@@ -6,8 +6,8 @@
 //! removal means: it survives a crash now. That an object is there already is never taken for that: it is written anew.
 //!
 //! **Hides**: the log, its index, compaction, direct writes, threads. One writer thread a folder changes what keys mean (`writer.rs`),
-//! so nothing races; reads are one blocking job each, at most [`READ_JOBS`] at a time, so that a disk that hangs cannot take the
-//! runtime's blocking threads from others. All disk access goes through a small door (`disk.rs`) with a simulated, forgetting twin in the tests.
+//! so nothing races; reads are done at once if the page cache has the bytes, else they are one blocking job each, at most
+//! [`READ_JOBS`] at a time, so that a disk that hangs cannot take the runtime's blocking threads from others. All disk access goes through a small door (`disk.rs`) with a simulated, forgetting twin in the tests.
 //!
 //! **Must never know**: what the bytes are, sectors, records, other hosts.
 //!
@@ -57,7 +57,7 @@ use object_store::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::host::{Begun, Near, Peeked, PutDone};
-use disk::{Access, Disk, EntryKind, Writing};
+use disk::{Access, Disk, DiskFile, EntryKind, Writing};
 use files::Names;
 use index::Slot;
 use key::{check_key, check_prefix, disk_path};
@@ -80,6 +80,9 @@ pub const READ_JOBS: usize = 16;
 pub const WRITE_JOBS: usize = 8;
 /// Small objects waiting for the log, in KiB: a few commits' worth.
 const QUEUE_KIB: u32 = 16 * 1024;
+/// Longest read that is done in the task itself if the page cache has it: a thread of its own costs more than copying this much
+/// (about 0.03 ms), and makes others wait for their turn.
+const AT_ONCE_BYTES_MAX: usize = 256 << 10;
 /// Objects listed by one blocking job.
 const LIST_PAGE: usize = 1_000;
 /// Lines of the log looked at by one peek: versions of one record, and those just removed.
@@ -297,6 +300,9 @@ impl FolderStore {
             return Ok(found);
         }
         let open = self.open().await?;
+        if let Some(found) = read_at_once(&open, &key, range.as_ref(), head) {
+            return found;
+        }
         // Taken here and not in the job: some dozen threads that each keep a buffer of their own cost hundreds of MiB.
         let buffer = Vec::with_capacity(wanted_bytes(range.as_ref(), head));
         blocking(&self.0.read_jobs, move || read_object(&open, &key, range.as_ref(), head, buffer)).await
@@ -445,27 +451,80 @@ fn wanted_bytes(range: Option<&GetRange>, head: bool) -> usize {
     }
 }
 
+/// Where an object is.
+struct Located {
+    file: Arc<dyn DiskFile>,
+    offset: u64,
+    len: u64,
+    modified: SystemTime,
+}
+
+impl Located {
+    /// What the log says of a key; `None` if nothing.
+    fn in_log(open: &Open, key: &str) -> Result<Option<Located>, FolderError> {
+        match open.index.get(key) {
+            Some(Slot::Removed { .. }) => Err(FolderError::NotFound),
+            Some(Slot::Put(spot)) => Ok(Some(Located {
+                file: spot.segment.file.clone(),
+                offset: spot.offset.into(),
+                len: spot.len.into(),
+                modified: spot.modified(),
+            })),
+            None => Ok(None),
+        }
+    }
+
+    fn whole(file: Arc<dyn DiskFile>) -> Result<Located, FolderError> {
+        let stat = file.stat().map_err(FolderError::io("look at the file"))?;
+        match stat.kind {
+            EntryKind::File => Ok(Located { file, offset: 0, len: stat.len, modified: stat.modified }),
+            _ => Err(FolderError::NotFound),
+        }
+    }
+
+    fn read(self, range: Option<&GetRange>, head: bool, buffer: Vec<u8>, max_bytes: u64) -> Result<Found, FolderError> {
+        let range = resolve(range, self.len, head)?;
+        let wanted = range.end - range.start;
+        if wanted > max_bytes {
+            return Err(FolderError::TooLarge { len: wanted });
+        }
+        let bytes = self.file.read_into(self.offset + range.start, wanted as usize, buffer);
+        let bytes =
+            bytes.and_then(|bytes| if bytes.len() as u64 == wanted { Ok(bytes) } else { Err(ErrorKind::UnexpectedEof.into()) });
+        let bytes = bytes.map_err(FolderError::io("read the object"))?;
+        Ok(Found { len: self.len, modified: self.modified, range, bytes: bytes.into() })
+    }
+
+    fn read_at_once(self, range: Option<&GetRange>, head: bool) -> Option<Result<Found, FolderError>> {
+        let range = match resolve(range, self.len, head) {
+            Ok(range) => range,
+            Err(error) => return Some(Err(error)),
+        };
+        let wanted = usize::try_from(range.end - range.start).ok().filter(|wanted| *wanted <= AT_ONCE_BYTES_MAX)?;
+        let bytes = if wanted == 0 { Vec::new() } else { self.file.read_at_once(self.offset + range.start, wanted)? };
+        Some(Ok(Found { len: self.len, modified: self.modified, range, bytes: bytes.into() }))
+    }
+}
+
+/// The read, if all it takes is in memory.
+fn read_at_once(open: &Open, key: &str, range: Option<&GetRange>, head: bool) -> Option<Result<Found, FolderError>> {
+    let located = match Located::in_log(open, key) {
+        Ok(Some(located)) => located,
+        Ok(None) => Located::whole(open.disk.open_at_once(&disk_path(key))?).ok()?,
+        Err(error) => return Some(Err(error)),
+    };
+    located.read_at_once(range, head)
+}
+
 fn read_object(open: &Open, key: &str, range: Option<&GetRange>, head: bool, mut buffer: Vec<u8>) -> Result<Found, FolderError> {
     // Twice, because an object may move from a file to the log between the two looks; it cannot do so again and again.
     for _ in 0..2 {
-        match open.index.get(key) {
-            Some(Slot::Removed { .. }) => return Err(FolderError::NotFound),
-            Some(Slot::Put(spot)) => {
-                let len = u64::from(spot.len);
-                let range = resolve(range, len, head)?;
-                let wanted = (range.end - range.start) as usize;
-                let bytes = spot
-                    .segment
-                    .file
-                    .read_into(u64::from(spot.offset) + range.start, wanted, std::mem::take(&mut buffer))
-                    .and_then(|bytes| if bytes.len() == wanted { Ok(bytes) } else { Err(ErrorKind::UnexpectedEof.into()) })
-                    .map_err(FolderError::io("read the log"))?;
-                return Ok(Found { len, modified: spot.modified(), range, bytes: bytes.into() });
-            }
-            None => match read_file(&*open.disk, &disk_path(key), range, head, OBJECT_BYTES_MAX, std::mem::take(&mut buffer)) {
-                Err(FolderError::NotFound) => {}
-                other => return other,
-            },
+        if let Some(located) = Located::in_log(open, key)? {
+            return located.read(range, head, buffer, OBJECT_BYTES_MAX);
+        }
+        match read_file(&*open.disk, &disk_path(key), range, head, OBJECT_BYTES_MAX, std::mem::take(&mut buffer)) {
+            Err(FolderError::NotFound) => {}
+            other => return other,
         }
     }
     Err(FolderError::NotFound)
@@ -479,27 +538,11 @@ fn read_file(
     max_bytes: u64,
     buffer: Vec<u8>,
 ) -> Result<Found, FolderError> {
-    let file = match disk.open(path, Access::Read) {
-        Ok(file) => file,
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
-            return Err(FolderError::NotFound);
-        }
-        Err(error) => return Err(FolderError::io("open the file")(error)),
-    };
-    let stat = file.stat().map_err(FolderError::io("look at the file"))?;
-    if stat.kind != EntryKind::File {
-        return Err(FolderError::NotFound);
+    match disk.open(path, Access::Read) {
+        Ok(file) => Located::whole(file)?.read(range, head, buffer, max_bytes),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Err(FolderError::NotFound),
+        Err(error) => Err(FolderError::io("open the file")(error)),
     }
-    let range = resolve(range, stat.len, head)?;
-    let wanted = range.end - range.start;
-    if wanted > max_bytes {
-        return Err(FolderError::TooLarge { len: wanted });
-    }
-    let bytes = file.read_into(range.start, wanted as usize, buffer).map_err(FolderError::io("read the file"))?;
-    if bytes.len() as u64 != wanted {
-        return Err(FolderError::io("read the file")(ErrorKind::UnexpectedEof.into()));
-    }
-    Ok(Found { len: stat.len, modified: stat.modified, range, bytes: bytes.into() })
 }
 
 /// The bytes to read; none for a question about the object alone.
@@ -694,7 +737,11 @@ impl Open {
         let bytes = match first {
             First::Log(spot) if u64::from(spot.len) > bytes_max => return None,
             First::Log(spot) => spot.segment.file.read_at_once(u64::from(spot.offset), spot.len as usize)?,
-            First::File => self.disk.read_at_once(&disk_path(key), bytes_max)?,
+            First::File => {
+                let located = Located::whole(self.disk.open_at_once(&disk_path(key))?).ok()?;
+                let len = usize::try_from(located.len).ok().filter(|len| *len as u64 <= bytes_max)?;
+                located.file.read_at_once(0, len)?
+            }
         };
         Some(bytes.into())
     }

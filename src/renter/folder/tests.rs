@@ -10,11 +10,14 @@ use std::{
 
 use bytes::Bytes;
 use futures::TryStreamExt;
-use object_store::{Error, ObjectStore, ObjectStoreExt, path::Path};
+use object_store::{Error, GetRange, ObjectStore, ObjectStoreExt, path::Path};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::{FolderError, FolderOptions, FolderStore, MARKER_KEY, log::segment_path, simdisk::SimMachine};
+use super::{
+    AT_ONCE_BYTES_MAX, FolderError, FolderOptions, FolderStore, MARKER_KEY, log::segment_path, read_at_once, read_object,
+    simdisk::SimMachine,
+};
 use crate::renter::{
     host::{Begun, Deadline, Host, HostError, HostOptions, HostState, Near, Peeked, Writers},
     marker::{self, PortalId},
@@ -326,6 +329,51 @@ async fn a_failed_sync_acknowledges_nothing() {
     assert_eq!(read(&store, &record(2)).await.unwrap(), "three");
 }
 
+/// What is in memory is read without a thread of its own, and says the same as a read that may wait.
+#[tokio::test]
+async fn reads_at_once_say_what_reads_say() {
+    let top = tempfile::tempdir().unwrap();
+    let store = host_in(top.path()).await;
+    let long: Vec<u8> = (0..AT_ONCE_BYTES_MAX as u32 + 50_000).map(|at| (at / 7) as u8).collect();
+    store.put(&sector(1), long.into()).await.unwrap();
+    store.put(&record(1), "in the log".into()).await.unwrap();
+    store.put(&record(2), "removed".into()).await.unwrap();
+    store.delete(&record(2)).await.unwrap();
+    // Written past the page cache: this reads it in.
+    read(&store, &sector(1)).await.unwrap();
+    let open = store.open().await.unwrap();
+    let ranges = [
+        (None, AT_ONCE_BYTES_MAX),
+        (Some(GetRange::Bounded(0..10)), usize::MAX),
+        (Some(GetRange::Bounded(3..100_003)), usize::MAX),
+        (Some(GetRange::Bounded(5_000_000..5_000_001)), usize::MAX),
+        (Some(GetRange::Offset(6)), AT_ONCE_BYTES_MAX),
+        (Some(GetRange::Suffix(4)), usize::MAX),
+    ];
+    for path in [sector(1), record(1), record(2)] {
+        for (range, up_to) in &ranges {
+            for head in [false, true] {
+                let waited = read_object(&open, path.as_ref(), range.as_ref(), head, Vec::new());
+                let at_once = read_at_once(&open, path.as_ref(), range.as_ref(), head);
+                let told = at_once.map(|at_once| format!("{at_once:?}"));
+                let short = waited.as_ref().map_or(0, |found| found.bytes.len()) <= *up_to;
+                assert_eq!(told, short.then(|| format!("{waited:?}")), "{path} {range:?} head {head}");
+            }
+        }
+    }
+    // What is no file, or not there, is for a read that may ask the disk.
+    let at = |seed: u8| top.path().join(sector(seed).as_ref());
+    for seed in [2, 3, 4] {
+        fs::create_dir_all(at(seed).parent().unwrap()).unwrap();
+    }
+    fs::create_dir(at(2)).unwrap();
+    symlink(at(1), at(3)).unwrap();
+    rustix::fs::mkfifoat(rustix::fs::CWD, at(4), rustix::fs::Mode::RWXU).unwrap();
+    for seed in [2, 3, 4, 5] {
+        assert!(read_at_once(&open, sector(seed).as_ref(), None, false).is_none(), "{seed}");
+    }
+}
+
 /// What is at hand is what a listing and a read say; of what became a file nothing is said.
 #[tokio::test]
 async fn peeks() {
@@ -470,7 +518,7 @@ async fn a_small_file_system_gets_full_and_recovers() {
         let host = Host::new(Arc::new(store.clone()), options);
         assert_eq!(host.check().await, HostState::Up);
         let mut kept = Vec::new();
-        for index in 0..100_000u32 {
+        for index in 0..1_000u32 {
             let len = if index % 2 == 0 { 500_000 } else { 5_000 };
             let path = record(index);
             match host.put(path.as_ref(), vec![index as u8; len].into(), Deadline::Sector).await {
@@ -479,7 +527,7 @@ async fn a_small_file_system_gets_full_and_recovers() {
                 Err(error) => panic!("{floor_bytes:?} {index}: {error}"),
             }
         }
-        assert_eq!(host.state(), HostState::ReadOnly, "{floor_bytes:?}");
+        assert_eq!(host.state(), HostState::ReadOnly, "{floor_bytes:?}: is the file system at SKYGATE_SMALL_FS a small one?");
         for (path, len, index) in &kept {
             assert!(read(&store, path).await.unwrap() == vec![*index as u8; *len], "{floor_bytes:?}");
         }
