@@ -235,24 +235,25 @@ mod tests {
     fn wrong_answers_are_right_in_parts() {
         const END: u32 = 12_288;
         let (_, tree) = tree_of(&[7; 10_000]);
-        let check = |grains: Range<u32>, change: &dyn Fn(&mut Vec<u8>), expect: &[Range<u32>]| {
+        let check = |grains: Range<u32>, change: &dyn Fn(&mut Vec<u8>), expect: &[(u32, u32)]| {
             let mut bytes = vec![7; grains.len().min(10_000 - grains.start as usize)];
             change(&mut bytes);
-            assert_eq!(tree.right_in(&grains, &bytes), expect, "{grains:?} of {} bytes", bytes.len());
+            let right: Vec<(u32, u32)> = tree.right_in(&grains, &bytes).iter().map(|right| (right.start, right.end)).collect();
+            assert_eq!(right, expect, "{grains:?} of {} bytes", bytes.len());
         };
         let beyond = SECTOR_BYTES as u32;
-        check(0..END, &|bytes| bytes[0] = 1, &[4096..beyond]);
-        check(0..END, &|bytes| bytes[4096] = 1, &[0..4096, 8192..beyond]);
-        check(0..END, &|bytes| *bytes.last_mut().expect("some") = 1, &[0..8192, END..beyond]);
-        check(0..8192, &|bytes| bytes[8191] = 1, &[0..4096]);
+        check(0..END, &|bytes| bytes[0] = 1, &[(4096, beyond)]);
+        check(0..END, &|bytes| bytes[4096] = 1, &[(0, 4096), (8192, beyond)]);
+        check(0..END, &|bytes| *bytes.last_mut().expect("some") = 1, &[(0, 8192), (END, beyond)]);
+        check(0..8192, &|bytes| bytes[8191] = 1, &[(0, 4096)]);
         check(4096..8192, &|bytes| bytes[0] = 1, &[]);
         // Cut short, and too long.
-        check(0..END, &|bytes| bytes.truncate(9_999), &[0..8192, END..beyond]);
-        check(0..END, &|bytes| bytes.truncate(5_000), &[0..4096, END..beyond]);
-        check(0..END, &|bytes| bytes.clear(), &[END..beyond]);
-        check(0..END, &|bytes| bytes.resize(20_000, 0), &[0..beyond]);
-        check(0..END, &|bytes| bytes.resize(20_000, 1), &[0..8192, END..beyond]);
-        check(0..4096, &|bytes| bytes.push(7), &[0..4096]);
+        check(0..END, &|bytes| bytes.truncate(9_999), &[(0, 8192), (END, beyond)]);
+        check(0..END, &|bytes| bytes.truncate(5_000), &[(0, 4096), (END, beyond)]);
+        check(0..END, &|bytes| bytes.clear(), &[(END, beyond)]);
+        check(0..END, &|bytes| bytes.resize(20_000, 0), &[(0, beyond)]);
+        check(0..END, &|bytes| bytes.resize(20_000, 1), &[(0, 8192), (END, beyond)]);
+        check(0..4096, &|bytes| bytes.push(7), &[(0, 4096)]);
     }
 
     #[test]
