@@ -516,16 +516,15 @@ fn mixed(world: &World, seeds: &[u64], firsts: usize) {
         let ratios = |sort: usize, bounds: &[Quantiles], get: fn(&Quantiles) -> f64| -> Vec<f64> {
             runs.iter().zip(bounds).map(|((_, _, times), bound)| get(&times[sort]) / get(bound)).collect()
         };
-        let of_worst =
-            |get: &dyn Fn(&((f64, f64), f64, [Quantiles; 3])) -> f64| largest(&runs.iter().map(get).collect::<Vec<f64>>());
+        let of_worst = |get: fn(&MixRun) -> f64| largest(&runs.iter().map(get).collect::<Vec<f64>>());
         let tails = ratios(1, &of_slabs, |q| q.p999);
         println!(
             "| {}, {} MiB | {name} | {:.1} % | {:.1} % | {:.1} % | {:.2} | {:.2} | {:.2} | {:.2} | {:.2} |",
             if mix.range_bytes < MIB { format!("{} KiB", mix.range_bytes / KIB) } else { "1 MiB".to_owned() },
             mix.stream_bytes / MIB,
-            of_worst(|run: &MixRun| run.0.0),
-            of_worst(|run: &MixRun| run.0.1),
-            of_worst(|run: &MixRun| run.1),
+            of_worst(|run| run.0.0),
+            of_worst(|run| run.0.1),
+            of_worst(|run| run.1),
             median(ratios(1, &of_slabs, |q| q.p50)),
             median(tails.clone()),
             largest(&tails),
