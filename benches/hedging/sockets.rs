@@ -40,7 +40,7 @@ use crate::model::{self, NINE, Quantiles, THIRTY, World, answer_ms, hosts_of, sh
 
 /// Counted reads of a run, and how many begin a second.
 const READS: usize = 15_000;
-const RATE: f64 = 100.0;
+const RATE: f64 = 120.0;
 const WARM_UP_PART: usize = 10;
 /// One read in this many is the first window of a reply: 9 % of all bytes, as with streams of 4 MiB.
 const FIRST_EVERY: usize = 11;
@@ -60,13 +60,13 @@ struct Shape {
     name: &'static str,
     world: &'static World,
     parity: u8,
-    /// Grains of each piece that a read wants: 170 to 350 KiB of content, about a small window of the store.
+    /// Grains of each piece that a read wants: 24 to 240 KiB of content. Larger ones would be limited by two processors.
     grains: Range<usize>,
 }
 
 const SHAPES: [Shape; 2] = [
-    Shape { name: "nine", world: &NINE, parity: 3, grains: 7..15 },
-    Shape { name: "thirty", world: &THIRTY, parity: 20, grains: 4..10 },
+    Shape { name: "nine", world: &NINE, parity: 3, grains: 1..9 },
+    Shape { name: "thirty", world: &THIRTY, parity: 20, grains: 1..7 },
 ];
 
 /// What the command line asks for.
