@@ -5,7 +5,10 @@
 //!
 //! `cargo bench --bench hedging -- sockets [--shape nine|thirty] [--reads N] [--rate PER_SECOND] [--part N] [--keep FILE]`: the
 //! program's own reads through its S3 client, servers, and proxies that take their time ([`sockets`]).
+//!
+//! `cargo bench --bench hedging -- lists`: what it costs a bucket to name the newest version of a record ([`lists`]).
 
+mod lists;
 mod model;
 mod sockets;
 mod traces;
@@ -14,6 +17,9 @@ use std::str::FromStr;
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
+    if args.iter().any(|arg| arg == "lists") {
+        return lists::measure();
+    }
     // cargo adds an argument of its own.
     if args.iter().any(|arg| arg == "sockets") {
         sockets::measure(&sockets::Plan {

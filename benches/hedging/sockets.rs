@@ -267,26 +267,28 @@ async fn serve(hosts: &[model::Host], gate: &Arc<Gate>) -> (Buckets, Vec<String>
     (buckets, proxies)
 }
 
+/// One of the program's hosts, on an empty bucket behind this endpoint.
+pub async fn host_of(index: usize, endpoint: &str) -> Host {
+    let id = HostId([index as u8; 16]);
+    let store = bucket::open(BucketOptions {
+        bucket: BUCKET.to_owned(),
+        prefix: String::new(),
+        endpoint: Some(endpoint.to_owned()),
+        region: "us-east-1".to_owned(),
+        key: Some((KEY_ID.to_owned(), SECRET.to_owned(), None)),
+        virtual_hosted: false,
+    });
+    let store = store.expect("a client");
+    store.put(&Path::from(MARKER_KEY), Marker { portal: PORTAL, host: id }.encode().into()).await.expect("an empty bucket");
+    let options = HostOptions { id, portal: PORTAL, url: endpoint.to_owned(), space: None, near: None, writers: Writers::AnyNode };
+    let host = Host::new(store, options);
+    assert_eq!(host.check().await, HostState::Up);
+    host
+}
+
 /// The program's renter, over the proxies.
 async fn renter(shape: &Shape, proxies: &[String]) -> Renter {
-    let mut hosts = Vec::new();
-    for (index, endpoint) in proxies.iter().enumerate() {
-        let id = HostId([index as u8; 16]);
-        let store = bucket::open(BucketOptions {
-            bucket: BUCKET.to_owned(),
-            prefix: String::new(),
-            endpoint: Some(endpoint.clone()),
-            region: "us-east-1".to_owned(),
-            key: Some((KEY_ID.to_owned(), SECRET.to_owned(), None)),
-            virtual_hosted: false,
-        });
-        let store = store.expect("a client");
-        store.put(&Path::from(MARKER_KEY), Marker { portal: PORTAL, host: id }.encode().into()).await.expect("an empty bucket");
-        let options = HostOptions { id, portal: PORTAL, url: endpoint.clone(), space: None, near: None, writers: Writers::AnyNode };
-        let host = Host::new(store, options);
-        assert_eq!(host.check().await, HostState::Up);
-        hosts.push(host);
-    }
+    let hosts = futures::future::join_all(proxies.iter().enumerate().map(|(index, endpoint)| host_of(index, endpoint))).await;
     let row = |host: &Host| HostRow { id: host.id(), zone: String::new(), weight: 1, state: RowState::Active };
     let table = HostTable { epoch: 1, hosts: hosts.iter().map(row).collect() };
     let options = RenterOptions {
