@@ -17,9 +17,9 @@ use tokio::sync::watch;
 use crate::versitygw::Versitygw;
 
 /// The bucket of each server, and what its requests are signed with.
-const BUCKET: &str = "pool";
-pub(crate) const KEY_ID: &str = "test-id";
-pub(crate) const SECRET: &str = "test-secret";
+pub const BUCKET: &str = "pool";
+pub const KEY_ID: &str = "test-id";
+pub const SECRET: &str = "test-secret";
 
 /// What serves the buckets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,7 +51,7 @@ pub struct Server {
     process: Option<Versitygw>,
 }
 
-/// Nine servers over folders that go with them.
+/// Servers over folders that go with them.
 pub struct Buckets {
     pub servers: Vec<Server>,
     folder: tempfile::TempDir,
@@ -65,11 +65,16 @@ impl Buckets {
 
     /// Nine empty buckets.
     pub async fn start_on(engine: Engine) -> Buckets {
+        Buckets::start_many(engine, 9).await
+    }
+
+    /// So many empty buckets.
+    pub async fn start_many(engine: Engine, count: usize) -> Buckets {
         let folder = tempfile::tempdir().expect("a folder");
         let key = format!("aws_access_key_id = {KEY_ID}\naws_secret_access_key = {SECRET}\n");
         std::fs::write(folder.path().join("key"), key).expect("the key file can be written");
         let mut servers = Vec::new();
-        for number in 1..=9 {
+        for number in 1..=count {
             let folder = folder.path().join(number.to_string());
             servers.push(match engine {
                 Engine::InProcess => Server::start(folder).await,

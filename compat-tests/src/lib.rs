@@ -13,6 +13,7 @@ pub mod damage;
 mod gateway;
 pub mod ipns;
 pub mod npm;
+pub mod proxy;
 pub mod registry;
 pub mod site;
 pub mod skyfile;

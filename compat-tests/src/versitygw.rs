@@ -4,21 +4,18 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 use crate::buckets::{KEY_ID, Mood, SECRET};
+use crate::proxy::{self, Decide, Turn};
 use crate::until;
 
 /// It takes connections within a tenth of a second; this is for one that never does.
 const START_MAX: Duration = Duration::from_secs(30);
-/// Read of a connection at once.
-const PART_BYTES: usize = 64 << 10;
 
 /// One server: its folder has the buckets as folders.
 pub struct Versitygw {
@@ -74,18 +71,17 @@ impl Versitygw {
     }
 
     /// Passes connections on, until the sender of moods is gone.
-    pub fn proxy(&self, listener: TcpListener, mut moods: watch::Receiver<Mood>) -> impl Future<Output = ()> + Send + 'static {
+    pub fn proxy(&self, listener: TcpListener, moods: watch::Receiver<Mood>) -> impl Future<Output = ()> + Send + 'static {
         let upstream = self.address;
         async move {
-            loop {
-                let client = tokio::select! {
-                    accepted = listener.accept() => accepted.expect("a connection").0,
-                    changed = moods.changed() => match changed {
-                        Ok(()) => continue,
-                        Err(_) => return,
-                    },
-                };
-                tokio::spawn(pass(client, upstream, moods.clone()));
+            let mood = moods.clone();
+            let decide: Decide = Arc::new(move |_: &[u8]| match *mood.borrow() {
+                Mood::Slow(delay) => Turn::After(delay),
+                Mood::Well | Mood::Gone | Mood::Hung => Turn::After(Duration::ZERO),
+            });
+            tokio::select! {
+                never = proxy::pass_on(listener, upstream, decide, || gone(moods.clone())) => match never {},
+                () = gone(moods.clone()) => {}
             }
         }
     }
@@ -119,46 +115,6 @@ fn kill(child: &mut Child) {
 fn signal(child: &Child, signal: rustix::process::Signal) {
     let pid = rustix::process::Pid::from_child(child);
     rustix::process::kill_process(pid, signal).expect("an own child");
-}
-
-/// One connection. A slow server waits before each request that follows an answer.
-async fn pass(client: TcpStream, upstream: SocketAddr, moods: watch::Receiver<Mood>) {
-    // A process that is gone: the client's connection ends, too.
-    let Ok(server) = TcpStream::connect(upstream).await else { return };
-    let _ = (client.set_nodelay(true), server.set_nodelay(true));
-    let (mut from_client, mut to_client) = client.into_split();
-    let (mut from_server, mut to_server) = server.into_split();
-    let answered = AtomicBool::new(true);
-    let requests = async {
-        let mut part = vec![0; PART_BYTES];
-        loop {
-            let length = from_client.read(&mut part).await?;
-            if length == 0 {
-                return to_server.shutdown().await;
-            }
-            let mood = *moods.borrow();
-            if let (true, Mood::Slow(delay)) = (answered.swap(false, SeqCst), mood) {
-                tokio::time::sleep(delay).await;
-            }
-            to_server.write_all(&part[..length]).await?;
-        }
-    };
-    let answers = async {
-        let mut part = vec![0; PART_BYTES];
-        loop {
-            let length = from_server.read(&mut part).await?;
-            if length == 0 {
-                return to_client.shutdown().await;
-            }
-            answered.store(true, SeqCst);
-            to_client.write_all(&part[..length]).await?;
-        }
-    };
-    tokio::select! {
-        _ = async { tokio::join!(requests, answers) } => {}
-        // The test is over.
-        () = gone(moods.clone()) => {}
-    }
 }
 
 /// When nobody sets moods any more.

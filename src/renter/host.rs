@@ -7,6 +7,7 @@
 //! **State**: down until its marker was read and is the right one, and again when it is gone, foreign, or the host stops answering; then calls fail at
 //! once, and the marker is tried again every few seconds. Read-only while it has no space or refuses writes; puts are still tried, because the store knows better.
 
+mod hints;
 mod latency;
 
 use std::{
@@ -36,6 +37,8 @@ use super::{
     folder::{FolderError, Space},
     marker::{self, MarkerError, PortalId},
 };
+
+use hints::Hints;
 
 pub use latency::{Latency, Operation, Prediction, SizeClass, Spread};
 
@@ -284,6 +287,8 @@ struct Inner {
     store: Arc<dyn ObjectStore>,
     gate: Mutex<Gate>,
     latency: Latency,
+    /// First keys of folders, where the store is far.
+    hints: Hints,
     calls: AtomicU64,
     failures: AtomicU64,
     time_outs: AtomicU64,
@@ -316,6 +321,7 @@ impl Host {
             store,
             gate: Mutex::new(gate),
             latency: Latency::new(),
+            hints: Hints::default(),
             calls: AtomicU64::new(0),
             failures: AtomicU64::new(0),
             time_outs: AtomicU64::new(0),
@@ -370,7 +376,11 @@ impl Host {
             let put = self.0.store.put_opts(&location, bytes.into(), PutOptions::default());
             put.await.map(|_| ()).map_err(classify)
         };
-        self.call(Operation::Put, size, limits, put).await
+        let put = self.call(Operation::Put, size, limits, put).await;
+        if put.is_ok() && self.0.options.near.is_none() {
+            self.0.hints.written(path);
+        }
+        put
     }
 
     /// Reads an object or a part of it: never more than asked for.
@@ -431,14 +441,44 @@ impl Host {
         Some(peeked)
     }
 
-    /// The first keys under a folder, and the first object where that takes no second call.
+    /// The first keys under a folder, and the first object where that takes no second round.
+    ///
+    /// A store that is far has no call for both. So the key that was first the last time is read beside the list: if it still is,
+    /// one round was enough. If not, nobody waits for it, and its bytes count for nothing.
     pub async fn look(&self, folder: &str, keys_max: usize, bytes_max: u64) -> Result<Peeked, HostError> {
-        let Some(near) = &self.0.options.near else {
-            let listed = self.list(folder, keys_max).await?;
-            return Ok(Peeked { keys: listed.into_iter().map(|(key, _)| key).collect(), first: None });
-        };
+        let Some(near) = &self.0.options.near else { return self.look_far(folder, keys_max, bytes_max).await };
         let look = async { near.look(folder, keys_max, bytes_max).await.map_err(classify) };
         self.call(Operation::List, SizeClass::Small, &LIST, look).await
+    }
+
+    async fn look_far(&self, folder: &str, keys_max: usize, bytes_max: u64) -> Result<Peeked, HostError> {
+        let hint = self.0.hints.of(folder);
+        let list = self.list(folder, keys_max);
+        let read = async {
+            match &hint {
+                Some(key) => self.get(key, ReadRange::Whole { max: bytes_max }).await.ok(),
+                None => None,
+            }
+        };
+        tokio::pin!(list, read);
+        let mut first = None;
+        let listed = tokio::select! {
+            listed = &mut list => listed?,
+            // It may be there before the list is.
+            read = &mut read => {
+                first = Some(read);
+                list.await?
+            }
+        };
+        let keys: Vec<String> = listed.into_iter().map(|(key, _)| key).collect();
+        let is_first = hint.is_some() && keys.first() == hint.as_ref();
+        self.0.hints.note(folder, keys.first());
+        let first = match first {
+            _ if !is_first => None,
+            Some(read) => read,
+            None => read.await,
+        };
+        Ok(Peeked { keys, first })
     }
 
     /// Puts a small object like [`Host::put`], if the host takes it without waiting: then `told` hears how it ended, be it late.

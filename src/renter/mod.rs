@@ -9,7 +9,7 @@
 //! Words: a *piece* is one erasure-coded share of a slab, a sector on one host. A *base sector* is stored as whole
 //! copies. *Acknowledged* means that any `f = ceil(m / 2)` hosts may be lost now; *complete* means that any `m` may.
 //! A *race* is one read of `need` pieces from more candidates; a *spare* is a candidate asked because others are late;
-//! a *wrong* piece is one that does not fold to its root. The *first window* of a reply is what somebody waits for.
+//! a *wrong* piece is one that does not fold to its root, a *torn* one is wrong in some of its grains (`torn`). The *first window* of a reply is what somebody waits for.
 //!
 //! A byte leaves this room only after its grain was checked by the tree that folds to the sector's root, or after the
 //! caller's own proof of all that it asked for held ([`Renter::read_slab_proved`]). Roots are the caller's: whoever passes
@@ -53,6 +53,7 @@ pub mod policy;
 mod read;
 #[cfg(test)]
 mod sim;
+mod torn;
 mod trust;
 mod write;
 

@@ -8,7 +8,9 @@ use std::{ops::Range, sync::Arc};
 
 use moka::sync::Cache;
 
-use crate::sector::{GRAIN_BYTES, GRAIN_HEIGHT, GrainTree, HEADER_BYTES, NODE_BYTES, Root, data_offset, parse_header, zero_node};
+use crate::sector::{
+    GRAIN_BYTES, GRAIN_HEIGHT, GrainTree, HEADER_BYTES, NODE_BYTES, Root, SECTOR_BYTES, data_offset, parse_header, zero_node,
+};
 
 /// What an entry costs beyond its nodes: key, reference counts, moka's own node; measured at about 200 bytes.
 const ENTRY_OVERHEAD_BYTES: usize = 256;
@@ -92,6 +94,27 @@ impl CheckedTree {
             self.tree.check(first_grain + whole.len() / GRAIN_BYTES, &last)
         });
         checked.map_err(|error| error.to_string())
+    }
+
+    /// What of an answer for `grains` that is wrong is right all the same, in data bytes; zeros beyond the data are.
+    pub(super) fn right_in(&self, grains: &Range<u32>, bytes: &[u8]) -> Vec<Range<u32>> {
+        let mut right: Vec<Range<u32>> = Vec::new();
+        let mut add = |start: u32, end: u32| match right.last_mut() {
+            Some(last) if last.end == start => last.end = end,
+            _ => right.push(start..end),
+        };
+        let mut padded = [0; GRAIN_BYTES];
+        for (start, grain) in grains.clone().step_by(GRAIN_BYTES).zip(bytes.chunks(GRAIN_BYTES)) {
+            padded[..grain.len()].copy_from_slice(grain);
+            padded[grain.len()..].fill(0);
+            if self.tree.check(start as usize / GRAIN_BYTES, &padded).is_ok() {
+                add(start, start + GRAIN_BYTES as u32);
+            }
+        }
+        if grains.end == self.data_end() {
+            add(grains.end, SECTOR_BYTES as u32);
+        }
+        right
     }
 
     fn memory_bytes(&self) -> u32 {
@@ -206,6 +229,31 @@ mod tests {
             assert!(!check(&[&right[..], &[0; 5_000]].concat()), "{length}: long");
             assert!(tree.check(&(0..4096), &[7; 4096]).is_ok() && tree.check(&(0..4096), &[7; 4095]).is_err());
         }
+    }
+
+    #[test]
+    fn wrong_answers_are_right_in_parts() {
+        const END: u32 = 12_288;
+        let (_, tree) = tree_of(&[7; 10_000]);
+        let check = |grains: Range<u32>, change: &dyn Fn(&mut Vec<u8>), expect: &[(u32, u32)]| {
+            let mut bytes = vec![7; grains.len().min(10_000 - grains.start as usize)];
+            change(&mut bytes);
+            let right: Vec<(u32, u32)> = tree.right_in(&grains, &bytes).iter().map(|right| (right.start, right.end)).collect();
+            assert_eq!(right, expect, "{grains:?} of {} bytes", bytes.len());
+        };
+        let beyond = SECTOR_BYTES as u32;
+        check(0..END, &|bytes| bytes[0] = 1, &[(4096, beyond)]);
+        check(0..END, &|bytes| bytes[4096] = 1, &[(0, 4096), (8192, beyond)]);
+        check(0..END, &|bytes| *bytes.last_mut().expect("some") = 1, &[(0, 8192), (END, beyond)]);
+        check(0..8192, &|bytes| bytes[8191] = 1, &[(0, 4096)]);
+        check(4096..8192, &|bytes| bytes[0] = 1, &[]);
+        // Cut short, and too long.
+        check(0..END, &|bytes| bytes.truncate(9_999), &[(0, 8192), (END, beyond)]);
+        check(0..END, &|bytes| bytes.truncate(5_000), &[(0, 4096), (END, beyond)]);
+        check(0..END, &|bytes| bytes.clear(), &[(END, beyond)]);
+        check(0..END, &|bytes| bytes.resize(20_000, 0), &[(0, beyond)]);
+        check(0..END, &|bytes| bytes.resize(20_000, 1), &[(0, 8192), (END, beyond)]);
+        check(0..4096, &|bytes| bytes.push(7), &[(0, 4096)]);
     }
 
     #[test]

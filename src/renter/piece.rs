@@ -14,6 +14,7 @@ use super::{
     host::{Host, HostError, ReadRange},
     nodes::{CheckedTree, Prefix},
     sector_path,
+    torn::Torn,
 };
 use crate::sector::{GRAIN_BYTES, SECTOR_BYTES, data_offset};
 
@@ -67,6 +68,8 @@ pub(super) struct Fetched {
     pub(super) result: Result<Bytes, Fault>,
     /// With [`Check::Later`]: what the bytes of the result were cut from.
     pub(super) unchecked: Option<Unchecked>,
+    /// If it is wrong: what of it is right, if anything.
+    pub(super) torn: Option<Torn>,
     pub(super) cost: Cost,
 }
 
@@ -128,7 +131,7 @@ pub(super) fn expected(shared: &Shared, spot: &Spot, wanted: &Wanted) -> (u64, u
 /// Gets and checks a piece. A wrong one is charged to its host here, whether or not anybody still waits for it.
 pub(super) async fn fetch(shared: Arc<Shared>, spot: Spot, wanted: Wanted) -> Fetched {
     let mut cost = Cost { rounds: wanted.rounds_before, ..Cost::default() };
-    let mut unchecked = None;
+    let (mut unchecked, mut torn) = (None, None);
     let result = match &spot.host {
         Some(host) => {
             if wanted.tries > 0 {
@@ -136,7 +139,7 @@ pub(super) async fn fetch(shared: Arc<Shared>, spot: Spot, wanted: Wanted) -> Fe
             }
             let line = Line { host, forecast: &shared.forecasts[spot.row], path: sector_path(&spot.root) };
             match wanted.check {
-                Check::Now => fetch_checked(&shared, &spot, &wanted, &line, &mut cost).await,
+                Check::Now => fetch_checked(&shared, &spot, &wanted, &line, &mut cost, &mut torn).await,
                 Check::Later => fetch_unchecked(&shared, &spot, &wanted, &line, &mut cost).await.map(|(bytes, held)| {
                     unchecked = held;
                     bytes
@@ -157,7 +160,7 @@ pub(super) async fn fetch(shared: Arc<Shared>, spot: Spot, wanted: Wanted) -> Fe
     if result == Err(Fault::Missing) {
         shared.missing.insert(spot.root, ());
     }
-    Fetched { spot, wanted, result, unchecked, cost }
+    Fetched { spot, wanted, result, unchecked, torn, cost }
 }
 
 /// A wrong answer costs its host: counted, told for repair, and held against it.
@@ -226,7 +229,14 @@ async fn fetch_unchecked(
     Ok((cut, Some(Unchecked { grains, in_object, bytes })))
 }
 
-async fn fetch_checked(shared: &Shared, spot: &Spot, wanted: &Wanted, line: &Line<'_>, cost: &mut Cost) -> Result<Bytes, Fault> {
+async fn fetch_checked(
+    shared: &Shared,
+    spot: &Spot,
+    wanted: &Wanted,
+    line: &Line<'_>,
+    cost: &mut Cost,
+    torn: &mut Option<Torn>,
+) -> Result<Bytes, Fault> {
     let mut held = Vec::new();
     let tree = match shared.trees.get(&spot.root) {
         Some(tree) => tree,
@@ -250,14 +260,14 @@ async fn fetch_checked(shared: &Shared, spot: &Spot, wanted: &Wanted, line: &Lin
             line.ask(ReadRange::Range(in_object), cost).await?
         }
     };
-    let check = || tree.check(&grains, &bytes).map_err(Fault::Wrong);
-    if bytes.len() > HASH_INLINE_MAX_BYTES {
-        compute(check)?
-    } else {
-        check()?
-    }
+    let check = || tree.check(&grains, &bytes).map_err(|reason| (reason, tree.right_in(&grains, &bytes)));
+    let checked = if bytes.len() > HASH_INLINE_MAX_BYTES { compute(check) } else { check() };
     let at = |byte: u32| (byte.saturating_sub(grains.start) as usize).min(bytes.len());
-    Ok(bytes.slice(at(wanted.range.start)..at(wanted.range.end)))
+    let cut = bytes.slice(at(wanted.range.start)..at(wanted.range.end));
+    checked.map(|()| cut.clone()).map_err(|(reason, right)| {
+        *torn = Torn::within(&wanted.range, spot.piece_index, cut, &right);
+        Fault::Wrong(reason)
+    })
 }
 
 /// Gets and checks the hash tree; data that came along is in `held`.

@@ -9,7 +9,7 @@
 //! thousandth near what can be had at all, so it asks [`Plan::eager`] hosts more from the start, and its deadline is for what
 //! hangs.
 //!
-//! Compared on the same seeded traces (`benches/hedging.rs`, tables in `docs/hedging.md`) with k only, fixed spares, a spare
+//! Compared on the same seeded traces (`benches/hedging`, tables in `docs/hedging.md`) with k only, fixed spares, a spare
 //! at each host's own p95, and a deadline at a fixed factor of the slowest host's p90.
 
 use std::time::Duration;

@@ -4,7 +4,8 @@
 //! of a reply a few more. A piece that fails or is wrong is replaced at once. One deadline stands for the whole read, reckoned
 //! from the spread of its hosts' times ([`policy`]). When it passes, as many spares as pieces are missing, and one more, are
 //! asked, as far as the purse of extra bytes and requests goes ([`budget`](super::budget)). Now and then a host that nobody
-//! chose for long is asked beside the others. Dropping the future drops all requests with it.
+//! chose for long is asked beside the others. If no `need` pieces are right as a whole, what is right of each is put
+//! together ([`torn`]). Dropping the future drops all requests with it.
 
 use std::{collections::VecDeque, ops::Range, sync::Arc, time::Duration};
 
@@ -19,6 +20,7 @@ use super::{
     host::{DRAIN_MAX, DRAIN_MAX_BYTES, Spread},
     piece::{Check, Fault, Fetched, Unchecked, Wanted, blame, expected, fetch},
     policy::{self, Plan, Spare},
+    torn::{self, Stretch, Torn},
 };
 use crate::{
     measure::Trace,
@@ -68,7 +70,7 @@ impl Renter {
         let spot_count = spots.len();
         let candidates = spots.into_iter().map(|spot| Candidate::new(spot, &range, expect.data_length, 1.0, 0.0)).collect();
         match Race::new(&self.shared, candidates, 1, Known::Named, Window::Later, trace).run().await {
-            Ok(mut pieces) => Ok(pieces.swap_remove(0).1),
+            Ok(stretches) => Ok(torn::any_of(&stretches)),
             Err(lost) if lost.missing == spot_count => Err(RenterError::NotFound),
             Err(lost) => Err(lost.into_error(1)),
         }
@@ -121,7 +123,7 @@ impl Renter {
         let spot = self.shared.slab_spots(slab).swap_remove(piece_index);
         let candidate = Candidate::new(spot, &range, Some(piece_length(slab, piece_index)), 1.0, 0.0);
         match Race::new(&self.shared, vec![candidate], 1, Known::Written, Window::Later, trace).run().await {
-            Ok(mut pieces) => Ok(pieces.swap_remove(0).1),
+            Ok(stretches) => Ok(torn::any_of(&stretches)),
             Err(lost) => Err(lost.into_error(1)),
         }
     }
@@ -143,10 +145,13 @@ impl Renter {
         let candidates = self.shared.slab_spots(slab).into_iter().map(candidate).collect();
         let k = usize::from(slab.k);
         let mut race = Race::new(&self.shared, candidates, k, Known::Written, Window::Later, trace);
-        let pieces = race.run().await.map_err(|lost| lost.into_error(k))?;
+        let stretches = race.run().await.map_err(|lost| lost.into_error(k))?;
         let code = self.shared.code(slab.k, slab.m);
-        let made = compute(|| code.rebuild_pieces(&pieces, &[piece_index], rows.len() as u32));
-        let made = Bytes::from(made.expect("k checked pieces of one slab, cut to its rows").swap_remove(0));
+        let rebuild = |Stretch { range, pieces }: &Stretch| {
+            let made = code.rebuild_pieces(pieces, &[piece_index], range.len() as u32);
+            Bytes::from(made.expect("k checked pieces of one slab, cut to its rows").swap_remove(0))
+        };
+        let made = compute(|| torn::join(stretches.iter().map(rebuild).collect()));
         Ok(made.slice((range.start - rows.start) as usize..(range.end - rows.start) as usize))
     }
 
@@ -174,9 +179,14 @@ impl Renter {
         };
         let candidates = self.shared.slab_spots(slab).into_iter().map(candidate).collect();
         let mut race = Race::new(&self.shared, candidates, k, Known::Written, window, trace);
-        let pieces = race.run().await.map_err(|lost| lost.into_error(k))?;
+        let stretches = race.run().await.map_err(|lost| lost.into_error(k))?;
         let join_bytes = rows.len() * k;
-        let join = || code.decode_range(&pieces, rows, range).expect("k checked pieces of one slab, cut to its rows");
+        let decode = |Stretch { range: rows, pieces }: &Stretch| {
+            let row_content = |byte: u32| u64::from(byte) * k as u64;
+            let content = range.start.max(row_content(rows.start))..range.end.min(row_content(rows.end));
+            code.decode_range(pieces, rows.clone(), content).expect("k checked pieces of one slab, cut to its rows")
+        };
+        let join = || torn::join(stretches.iter().map(decode).collect());
         let content = if join_bytes > JOIN_INLINE_MAX_BYTES { compute(join) } else { join() };
         Ok((content, std::mem::take(&mut race.unchecked)))
     }
@@ -262,10 +272,14 @@ struct Race<'a> {
     need: usize,
     known: Known,
     window: Window,
+    /// What is wanted of each piece, in bytes of its sector.
+    range: Range<u32>,
     piece_bytes: u64,
     /// Not asked yet, best first.
     waiting: VecDeque<Candidate>,
     won: Vec<(usize, Bytes)>,
+    /// Those of which only something is right.
+    torn: Vec<Torn>,
     /// Of the pieces won, those that nobody has checked.
     unchecked: Vec<(Spot, Unchecked)>,
     missing: Vec<Spot>,
@@ -284,7 +298,8 @@ impl<'a> Race<'a> {
         window: Window,
         trace: &'a Trace,
     ) -> Race<'a> {
-        let piece_bytes = candidates.first().map_or(0, |first| first.wanted.range.len() as u64);
+        let range = candidates.first().map_or(0..0, |first| first.wanted.range.clone());
+        let piece_bytes = range.len() as u64;
         let mut waiting = candidates;
         waiting.sort_by_cached_key(|candidate| {
             let Some(host) = &candidate.spot.host else { return u64::MAX };
@@ -297,9 +312,11 @@ impl<'a> Race<'a> {
             need,
             known,
             window,
+            range,
             piece_bytes,
             waiting: waiting.into(),
             won: Vec::with_capacity(need),
+            torn: Vec::new(),
             unchecked: Vec::new(),
             missing: Vec::new(),
             late: 0,
@@ -309,7 +326,7 @@ impl<'a> Race<'a> {
         }
     }
 
-    async fn run(&mut self) -> Result<Vec<(usize, Bytes)>, Lost> {
+    async fn run(&mut self) -> Result<Vec<Stretch>, Lost> {
         let mut running = FuturesUnordered::new();
         let (asked, first_patience) = self.plan();
         running.extend(asked.into_iter().map(|candidate| self.start(candidate)));
@@ -317,7 +334,7 @@ impl<'a> Race<'a> {
         let end = self.began + READ_MAX;
         let alarm = sleep_until(self.began + patience);
         tokio::pin!(alarm);
-        while self.won.len() < self.need {
+        while !self.is_won() {
             tokio::select! {
                 biased;
                 fetched = running.next() => match fetched {
@@ -421,7 +438,7 @@ impl<'a> Race<'a> {
     /// Takes an answer. If it is none, another candidate comes in its stead, while there are any.
     fn settle(&mut self, fetched: Fetched) -> Option<Candidate> {
         self.trace.count(&fetched);
-        let Fetched { spot, mut wanted, result, unchecked, cost } = fetched;
+        let Fetched { spot, mut wanted, result, unchecked, torn, cost } = fetched;
         match result {
             Ok(bytes) => {
                 self.won.push((spot.piece_index, bytes));
@@ -436,26 +453,32 @@ impl<'a> Race<'a> {
                     self.waiting.push_back(Candidate { spot, wanted, factor: 1.0, extra_s: 0.0 });
                 }
             }
-            Err(Fault::Unavailable | Fault::Wrong(_)) => (),
+            Err(Fault::Wrong(_)) => self.torn.extend(torn),
+            Err(Fault::Unavailable) => (),
         }
         let mut instead = self.waiting.pop_front()?;
         instead.wanted.rounds_before = cost.rounds;
         Some(instead)
     }
 
-    fn finish(&mut self) -> Result<Vec<(usize, Bytes)>, Lost> {
+    fn stretches(&self) -> Result<Vec<Stretch>, usize> {
+        torn::stretches(Stretch { range: self.range.clone(), pieces: self.won.clone() }, &self.torn, self.need)
+    }
+
+    fn is_won(&self) -> bool {
+        self.won.len() >= self.need || (!self.torn.is_empty() && self.stretches().is_ok())
+    }
+
+    fn finish(&mut self) -> Result<Vec<Stretch>, Lost> {
         self.trace.finish();
         self.shared.overdrive[usize::from(self.need > 1)].read(self.spares);
-        let won = self.won.len() >= self.need;
-        if won || self.known == Known::Written {
+        let stretches = self.stretches();
+        if stretches.is_ok() || self.known == Known::Written {
             for spot in &self.missing {
                 self.shared.report_damage(spot, DamageKind::Missing, NO_SUCH_OBJECT);
             }
         }
-        if won {
-            return Ok(std::mem::take(&mut self.won));
-        }
-        Err(Lost { have: self.won.len(), missing: self.missing.len(), late: self.late })
+        stretches.map_err(|have| Lost { have, missing: self.missing.len(), late: self.late })
     }
 }
 

@@ -36,7 +36,7 @@ use super::{
 };
 use crate::{
     measure::{Class, Tier, Trace},
-    sector::{BufferPool, EncodedSlab, Root, SECTOR_BYTES, SlabEncoder, build_object},
+    sector::{BufferPool, EncodedSlab, GRAIN_BYTES, Root, SECTOR_BYTES, SlabEncoder, build_object, data_offset, parse_header},
 };
 
 const K: u8 = 6;
@@ -546,6 +546,126 @@ fn proved_reads_of_bad_hosts_are_right_or_the_error_has_a_name() {
         }
         let wrong = world.damages(DamageKind::Wrong);
         assert!(wrong.iter().all(|damage| bad.iter().any(|host| host_id(*host) == damage.host)), "only liars are charged");
+    });
+}
+
+/// Changes a byte in these grains of the only object on each of these hosts.
+async fn spoil(world: &mut World, hosts: &[usize], grains: &[usize]) {
+    for host in hosts {
+        let within = world.rng.random_range(0..GRAIN_BYTES);
+        let change = |bytes: &mut Vec<u8>| {
+            let data = data_offset(parse_header(bytes).expect("an object").data_length);
+            grains.iter().for_each(|grain| bytes[data + grain * GRAIN_BYTES + within] ^= 0x10);
+        };
+        world.change_objects(*host, change).await;
+    }
+}
+
+/// A disk rots here and there: no piece is right as a whole, every row has eight that are.
+#[test]
+fn a_window_is_made_of_what_is_right_of_each_piece() {
+    with_seeds(60, async |seed| {
+        let mut world = World::new(seed, CALM).await;
+        let mut content = vec![0; world.rng.random_range(700_000..1_000_000)];
+        world.rng.fill(&mut content[..]);
+        let slab = world.write_complete(&content).await;
+        // All but a last one that may be short.
+        let grain_count = content.len() / usize::from(K) / GRAIN_BYTES;
+        let grains = rand::seq::index::sample(&mut world.rng, grain_count, N).into_vec();
+        for (host, grain) in grains.iter().enumerate() {
+            spoil(&mut world, &[host], &[*grain]).await;
+        }
+        if seed % 2 == 0 {
+            world.restart().await;
+        }
+        let mut reports = world.renter.take_damage_reports().expect("nobody took it");
+        let calls = world.calls();
+        assert!(world.read(&slab, 0..slab.content_len).await.expect("each row has eight") == content);
+        // One each, or two where the tree was asked for first: nothing is asked anew for what is put together.
+        assert!(world.calls() - calls <= 2 * N as u64, "{}", world.calls() - calls);
+        let wrong = world.damages(DamageKind::Wrong);
+        let told = std::iter::from_fn(|| reports.try_recv().ok()).count();
+        assert_eq!((told, wrong.iter().map(|damage| damage.times).sum::<u64>()), (wrong.len(), wrong.len() as u64), "once each");
+        // Two torn pieces and five whole ones may be the first to be enough.
+        assert!((4..=N).contains(&wrong.len()), "{}", wrong.len());
+
+        world.assert_reads(&slab, &content).await;
+        let prove = |bytes: &[u8]| bytes == content;
+        let whole = 0..slab.content_len;
+        let read = world.renter.read_slab_proved(&slab, whole, &prove, Window::First, &Trace::default()).await;
+        assert!(read.expect("each row has eight").0 == content);
+        let (encoded, _) = encode(&content);
+        let piece_index = world.rng.random_range(0..N);
+        let object = &encoded.objects[piece_index].bytes;
+        let data = &object[data_offset(parse_header(object).expect("an object").data_length)..];
+        let made = world.renter.make_piece(&slab, piece_index, 0..data.len() as u32, &Trace::default()).await;
+        assert!(made.expect("each row has eight") == data);
+
+        // Without m hosts a spoilt row has five.
+        let lost = world.some_hosts(M.into());
+        world.lose(&lost).await;
+        for range in [0..slab.content_len, world.range(slab.content_len)] {
+            match world.read(&slab, range.clone()).await {
+                Ok(read) => assert!(read == content[range.start as usize..range.end as usize]),
+                Err(error) => assert_eq!(error, RenterError::TooFewPieces { have: 5, need: 6 }),
+            }
+        }
+    });
+}
+
+/// Where a row has fewer right pieces than are needed nothing is made up, and beside it everything is read.
+#[test]
+fn a_row_with_too_few_right_pieces_is_refused_by_name() {
+    with_seeds(60, async |seed| {
+        let mut world = World::new(seed, CALM).await;
+        let mut content = vec![0; 1_000_000];
+        world.rng.fill(&mut content[..]);
+        let slab = world.write_complete(&content).await;
+        let lost_grain = world.rng.random_range(2..20);
+        let spoilt = M as usize + 1 + seed as usize % 3;
+        let hosts = world.some_hosts(N);
+        spoil(&mut world, &hosts[..spoilt], &[lost_grain]).await;
+        // The others are torn as well, elsewhere.
+        for (number, host) in hosts[spoilt..].iter().enumerate() {
+            spoil(&mut world, &[*host], &[21 + number]).await;
+        }
+        let stripe = u64::from(K) * GRAIN_BYTES as u64;
+        let lost = lost_grain as u64 * stripe..(lost_grain as u64 + 1) * stripe;
+        let expect = RenterError::TooFewPieces { have: N - spoilt, need: K.into() };
+        for range in [0..slab.content_len, lost.clone(), lost.start - 1..lost.start + 1, lost.end - 1..lost.end + 1] {
+            assert_eq!(world.read(&slab, range.clone()).await, Err(expect.clone()), "{range:?}");
+        }
+        for range in [0..lost.start, lost.end..slab.content_len] {
+            let read = world.read(&slab, range.clone()).await.expect("each row has eight");
+            assert!(read == content[range.start as usize..range.end as usize], "{range:?}");
+        }
+    });
+}
+
+#[test]
+fn a_base_sector_is_made_of_what_is_right_of_each_copy() {
+    with_seeds(30, async |seed| {
+        let mut world = World::new(seed, CALM).await;
+        let mut content = vec![0; 300_000];
+        world.rng.fill(&mut content[..]);
+        let object = build_object(&content, 0, 0, 1);
+        world.renter.write_base(object.clone()).await.expect("well").complete().await;
+        let mut copies = Vec::new();
+        for host in 0..N {
+            if !world.sectors(host).await.is_empty() {
+                copies.push(host);
+            }
+        }
+        for (number, host) in copies.iter().enumerate() {
+            // A hole of its own each, and one that two have in common.
+            spoil(&mut world, &[*host], &[number * 2, 40 + number / 2]).await;
+        }
+        let whole = 0..content.len() as u32;
+        let read = world.renter.read_sector(&object.root, Expect::default(), whole.clone(), &Trace::default()).await;
+        assert!(read.expect("somebody is right everywhere")[..] == content);
+        spoil(&mut world, &copies, &[60]).await;
+        let read = world.renter.read_sector(&object.root, Expect::default(), whole, &Trace::default()).await;
+        assert_eq!(read, Err(RenterError::TooFewPieces { have: 0, need: 1 }));
     });
 }
 

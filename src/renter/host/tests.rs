@@ -328,3 +328,39 @@ async fn an_answer_dropped_with_little_left_is_read_to_its_end() {
         assert_eq!(Arc::strong_count(&taken), 1, "nothing is under way any more");
     }
 }
+
+/// A far store has no call for the newest of a folder: the key that was first the last time is read beside the list.
+#[tokio::test(start_paused = true)]
+async fn what_was_first_is_read_beside_the_list() {
+    const FOLDER: &str = "records/entry/00/k";
+    let (host, plan, memory) = faulty(1);
+    let key = |order: &str| format!("{FOLDER}/{order}");
+    let look = async || {
+        let began = Instant::now();
+        let looked = host.look(FOLDER, 32, 1_000).await.unwrap();
+        (looked.keys, looked.first, began.elapsed().as_millis() / 100)
+    };
+    host.put(&key("5"), bytes(5), Deadline::Small).await.unwrap();
+    plan.set_delay(Duration::from_millis(100), Duration::ZERO);
+    assert_eq!(look().await, (vec![key("5")], None, 1), "nobody knew which key");
+    let calls = plan.calls();
+    assert_eq!(look().await, (vec![key("5")], Some(bytes(5)), 1));
+    assert_eq!(plan.calls() - calls, 2);
+    // A newer one, written here, and then one by somebody else.
+    host.put(&key("4"), bytes(4), Deadline::Small).await.unwrap();
+    assert_eq!(look().await, (vec![key("4"), key("5")], Some(bytes(4)), 1));
+    memory.put(&Path::from(key("3")), bytes(3).into()).await.unwrap();
+    assert_eq!(look().await, (vec![key("3"), key("4"), key("5")], None, 1), "the one that was first is not any more");
+    assert_eq!(look().await.1, Some(bytes(3)));
+    // What is longer than was allowed, what is gone, and a folder that is empty.
+    host.put(&key("2"), bytes(1_001), Deadline::Small).await.unwrap();
+    assert_eq!(look().await.1, None);
+    for order in ["2", "3", "4"] {
+        memory.delete(&Path::from(key(order))).await.unwrap();
+    }
+    assert_eq!(look().await, (vec![key("5")], None, 1));
+    memory.delete(&Path::from(key("5"))).await.unwrap();
+    assert_eq!(look().await, (vec![], None, 1));
+    let calls = plan.calls();
+    assert_eq!((look().await, plan.calls() - calls), ((vec![], None, 1), 1));
+}

@@ -1,18 +1,15 @@
-//! When to ask for spares, and how many: policies compared on the same seeded traces, under a paused clock.
+//! Policies compared on the same seeded traces, under a paused clock.
 //!
-//! `cargo bench --bench hedging [-- --reads N] [--seeds FROM] [--svg FILE]` prints the tables of `docs/hedging.md`; `--svg`
-//! draws the frontier.
-//!
-//! The model: each host has a median of 20 ms x log-normal(0, 0.4), each answer that x log-normal(0, 0.3), and one answer in a
-//! hundred is 5 to 50 times slower. A hundred reads begin a second. Answers are drawn before the policy acts and from a seed
-//! that it cannot see; what a read learns are the times of the requests it made, and of those it gave up that they took longer.
-//! The bound is computed by code of its own: it asks every host and takes the `need`-th answer. A request counts as soon as it is
-//! sent, with all of its bytes, whether or not its answer was waited for.
+//! A hundred reads begin a second. Answers are drawn before the policy acts and from a seed that it cannot see; what a read learns
+//! are the times of the requests it made, and of those it gave up that they took longer. A request counts as soon as it is sent,
+//! with all of its bytes, whether or not its answer was waited for.
 //!
 //! What is called the program's is its own code (`renter::policy`, `renter::budget`, `renter::host::Latency`); the race around it
 //! is written again here, for it has to be told what the answers are.
 
 use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use rand::{RngExt, SeedableRng};
@@ -23,17 +20,16 @@ use skygate::renter::host::{Latency, Operation, SizeClass, Spread};
 use skygate::renter::policy::{self, Spare};
 use tokio::time::Instant;
 
-/// Reads of each figure, over all seeds. Those of the first [`WARM_UP_PART`] teach, and are not counted.
+use crate::model::{Host, NINE, Quantiles, READ_MAX_MS, SIX_OF_NINE, THIRTY, World, answer_ms, bound, hosts_of, shuffled};
+
+/// Reads of each figure, over all seeds; in a mix these are first windows out of slabs, and for each of them some fifty other reads
+/// are made. Those of the first [`WARM_UP_PART`] teach, and are not counted.
 const READS: usize = 100_000;
 const WARM_UP_PART: usize = 10;
 const SEED_COUNT: u64 = 5;
 const SEED_FIRST: u64 = 101;
-/// In a mix so many of these are first windows out of slabs: for each of them some fifty other reads are made.
-const FIRST_PART: usize = 4;
 /// Between the beginnings of two reads.
 const PACE: Duration = Duration::from_millis(10);
-/// Nobody waits longer than the program's own reads do.
-const READ_MAX_MS: f64 = 30_000.0;
 /// What the budget of the other policies holds, in requests: a slab's worth of pieces.
 const BURST: f64 = 40.0;
 /// As in `renter::forecast`: a host that nobody chose is asked once a minute.
@@ -44,32 +40,6 @@ const DRAIN_MAX_MS: f64 = 250.0;
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
-
-/// One host of the model.
-#[derive(Clone)]
-struct Host {
-    median_ms: f64,
-    more_ms: f64,
-    dead: bool,
-}
-
-/// A set of hosts, and what a read wants of them.
-#[derive(Clone, Copy)]
-struct World {
-    name: &'static str,
-    hosts: usize,
-    need: usize,
-    /// Of a base sector.
-    copies: usize,
-    slow: usize,
-    dead: usize,
-}
-
-const NINE: World = World { name: "9 hosts, need 6, all well", hosts: 9, need: 6, copies: 4, slow: 0, dead: 0 };
-const THIRTY: World =
-    World { name: "30 hosts, need 10, two slow by 1 s, one dead", hosts: 30, need: 10, copies: 10, slow: 2, dead: 1 };
-const SIX_OF_NINE: World =
-    World { name: "9 hosts, need 6, two slow by 1 s, one dead: exactly 6 good", hosts: 9, need: 6, copies: 4, slow: 2, dead: 1 };
 
 #[derive(Clone, Copy, PartialEq)]
 enum Policy {
@@ -105,61 +75,6 @@ fn policies() -> Vec<(String, Policy)> {
 }
 
 const PROGRAM: &str = "the program's";
-
-fn normal(random: &mut ChaCha8Rng) -> f64 {
-    (-2.0 * random.random_range(f64::MIN_POSITIVE..1.0).ln()).sqrt() * (std::f64::consts::TAU * random.random_range(0.0..1.0)).cos()
-}
-
-fn answer_ms(host: &Host, random: &mut ChaCha8Rng) -> f64 {
-    let usual = host.median_ms * (0.3 * normal(random)).exp();
-    let slow = if random.random_bool(0.01) { random.random_range(5.0..50.0) } else { 1.0 };
-    if host.dead { f64::INFINITY } else { usual * slow + host.more_ms }
-}
-
-fn shuffled(count: usize, random: &mut ChaCha8Rng) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..count).collect();
-    for last in (1..count).rev() {
-        order.swap(last, random.random_range(0..=last));
-    }
-    order
-}
-
-fn hosts_of(world: &World, seed: u64) -> Vec<Host> {
-    let mut random = ChaCha8Rng::seed_from_u64(seed);
-    let mut hosts: Vec<Host> =
-        (0..world.hosts).map(|_| Host { median_ms: 20.0 * (0.4 * normal(&mut random)).exp(), more_ms: 0.0, dead: false }).collect();
-    let order = shuffled(world.hosts, &mut random);
-    order[..world.slow].iter().for_each(|host| hosts[*host].more_ms = 1000.0);
-    order[world.slow..world.slow + world.dead].iter().for_each(|host| hosts[*host].dead = true);
-    hosts
-}
-
-/// The clairvoyant: all of the candidates are asked, the `need`-th answer counts.
-fn bound(hosts: &[Host], (candidates, need): (usize, usize), seed: u64, reads: usize) -> Quantiles {
-    let mut random = ChaCha8Rng::seed_from_u64(seed ^ 0xb0b0);
-    let times = (0..reads).map(|_| {
-        let asked = if candidates == hosts.len() { (0..candidates).collect() } else { shuffled(hosts.len(), &mut random) };
-        let mut answers: Vec<f64> = asked[..candidates].iter().map(|host| answer_ms(&hosts[*host], &mut random)).collect();
-        answers.sort_by(f64::total_cmp);
-        answers[need - 1].min(READ_MAX_MS)
-    });
-    Quantiles::of(times.collect())
-}
-
-#[derive(Clone, Copy)]
-struct Quantiles {
-    p50: f64,
-    p99: f64,
-    p999: f64,
-}
-
-impl Quantiles {
-    fn of(mut times: Vec<f64>) -> Quantiles {
-        times.sort_by(f64::total_cmp);
-        let at = |share: f64| times[((times.len() as f64 * share) as usize).min(times.len() - 1)];
-        Quantiles { p50: at(0.5), p99: at(0.99), p999: at(0.999) }
-    }
-}
 
 /// What one read wants.
 struct Ask {
@@ -288,7 +203,8 @@ fn read(learnt: &mut Learnt, answers: &[f64], ask: &Ask, policy: Policy) -> (f64
         let fade = if known[host].1 > 0.0 { f64::from(known[host].1.min(1.0)) } else { 1.0 };
         known[host].0.0 * fade * policy::suspicion(learnt.unanswered[*host])
     };
-    order.sort_by(|one, other| cost(one).total_cmp(&cost(other)));
+    // Costs are positive, so their bits are in their order.
+    order.sort_by_cached_key(|host| cost(host).to_bits());
     learnt.budget = (learnt.budget + 0.05 * ask.need as f64).min(BURST);
     let more = if let Policy::More(more) = policy { more } else { 0 };
     let waiting = order.split_off((ask.need + more).min(order.len()));
@@ -458,10 +374,14 @@ fn compare(world: &'static World, seeds: &[u64], reads: usize, frontier: &mut Fr
     let bounds: Vec<Quantiles> = worlds.iter().map(|(seed, hosts)| bound(hosts, of_all, *seed, reads)).collect();
     let of = |get: fn(&Quantiles) -> f64| median(bounds.iter().map(get).collect());
     println!("| bound | | {:.1} | {:.1} | {:.1} | | | | |", of(|q| q.p50), of(|q| q.p99), of(|q| q.p999));
-    for (name, policy) in policies() {
-        let tallies: Vec<Tally> = worlds.iter().map(|(seed, hosts)| run(world, hosts, *seed, reads, policy)).collect();
-        let extra = median(tallies.iter().map(|tally| Tally::extra(&[tally]).0).collect());
-        let times: Vec<Quantiles> = tallies.into_iter().map(|tally| Quantiles::of(tally.times)).collect();
+    let runs = policies().into_iter().flat_map(|(_, policy)| worlds.iter().map(move |(seed, hosts)| (policy, *seed, hosts)));
+    let runs = in_threads(&runs.collect::<Vec<_>>(), |(policy, seed, hosts)| {
+        let tally = run(world, hosts, *seed, reads, *policy);
+        (Tally::extra(&[&tally]).0, Quantiles::of(tally.times))
+    });
+    for ((name, _), runs) in policies().into_iter().zip(runs.chunks(worlds.len())) {
+        let extra = median(runs.iter().map(|(extra, _)| *extra).collect());
+        let times: Vec<Quantiles> = runs.iter().map(|(_, times)| *times).collect();
         let each = |get: &dyn Fn(&Quantiles, &Quantiles) -> f64| -> Vec<f64> {
             times.iter().zip(&bounds).map(|(time, bound)| get(time, bound)).collect()
         };
@@ -566,6 +486,9 @@ fn run_mix(world: &World, mix: Mix, hosts: &[Host], seed: u64, firsts: usize, po
     tallies
 }
 
+/// Of one run: extra bytes and requests of all, extra bytes of first windows, times of each sort.
+type MixRun = ((f64, f64), f64, [Quantiles; 3]);
+
 fn mixed(world: &World, seeds: &[u64], firsts: usize) {
     println!("\n### A mix of replies, {}\n", world.name);
     println!("{firsts} first windows of each seed. Extras are those of the worst seed.\n");
@@ -574,39 +497,40 @@ fn mixed(world: &World, seeds: &[u64], firsts: usize) {
     );
     println!("|---|---|---|---|---|---|---|---|---|---|");
     let worlds: Vec<(u64, Vec<Host>)> = seeds.iter().map(|seed| (*seed, hosts_of(world, *seed))).collect();
-    let bounds = |of: (usize, usize)| -> Vec<Quantiles> {
-        worlds.iter().map(|(seed, hosts)| bound(hosts, of, *seed, firsts.max(READS / 10))).collect()
-    };
+    let bounds =
+        |of: (usize, usize)| -> Vec<Quantiles> { worlds.iter().map(|(seed, hosts)| bound(hosts, of, *seed, firsts)).collect() };
     let (of_slabs, of_files) = (bounds((world.hosts, world.need)), bounds((world.copies, 1)));
-    for mix in MIXES {
-        let all = [
-            ("not told of first windows", Policy::ProgramUntold),
-            ("3 more for each first window", Policy::More(3)),
-            (PROGRAM, Policy::Program),
-        ];
-        for (name, policy) in all {
-            let runs: Vec<[Tally; 3]> =
-                worlds.iter().map(|(seed, hosts)| run_mix(world, mix, hosts, *seed, firsts, policy)).collect();
-            let extras: Vec<(f64, f64)> = runs.iter().map(|[files, first, later]| Tally::extra(&[files, first, later])).collect();
-            let of_first = largest(&runs.iter().map(|run| Tally::extra(&[&run[1]]).0).collect::<Vec<f64>>());
-            let ratios = |sort: usize, bounds: &[Quantiles], get: fn(&Quantiles) -> f64| -> Vec<f64> {
-                let times = runs.iter().map(|run| get(&Quantiles::of(run[sort].times.clone())));
-                times.zip(bounds).map(|(time, bound)| time / get(bound)).collect()
-            };
-            let tails = ratios(1, &of_slabs, |q| q.p999);
-            println!(
-                "| {}, {} MiB | {name} | {:.1} % | {:.1} % | {of_first:.1} % | {:.2} | {:.2} | {:.2} | {:.2} | {:.2} |",
-                if mix.range_bytes < MIB { format!("{} KiB", mix.range_bytes / KIB) } else { "1 MiB".to_owned() },
-                mix.stream_bytes / MIB,
-                largest(&extras.iter().map(|extra| extra.0).collect::<Vec<f64>>()),
-                largest(&extras.iter().map(|extra| extra.1).collect::<Vec<f64>>()),
-                median(ratios(1, &of_slabs, |q| q.p50)),
-                median(tails.clone()),
-                largest(&tails),
-                median(ratios(2, &of_slabs, |q| q.p999)),
-                median(ratios(0, &of_files, |q| q.p999)),
-            );
-        }
+    let policies = [
+        ("not told of first windows", Policy::ProgramUntold),
+        ("3 more for each first window", Policy::More(3)),
+        (PROGRAM, Policy::Program),
+    ];
+    let rows: Vec<_> = MIXES.iter().flat_map(|mix| policies.map(|(name, policy)| (*mix, name, policy))).collect();
+    let runs = rows.iter().flat_map(|(mix, _, policy)| worlds.iter().map(move |(seed, hosts)| (*mix, *policy, *seed, hosts)));
+    let runs: Vec<MixRun> = in_threads(&runs.collect::<Vec<_>>(), |(mix, policy, seed, hosts)| {
+        let tallies = run_mix(world, *mix, hosts, *seed, firsts, *policy);
+        let (all, first) = (Tally::extra(&tallies.each_ref()), Tally::extra(&[&tallies[1]]).0);
+        (all, first, tallies.map(|tally| Quantiles::of(tally.times)))
+    });
+    for ((mix, name, _), runs) in rows.into_iter().zip(runs.chunks(worlds.len())) {
+        let ratios = |sort: usize, bounds: &[Quantiles], get: fn(&Quantiles) -> f64| -> Vec<f64> {
+            runs.iter().zip(bounds).map(|((_, _, times), bound)| get(&times[sort]) / get(bound)).collect()
+        };
+        let of_worst = |get: fn(&MixRun) -> f64| largest(&runs.iter().map(get).collect::<Vec<f64>>());
+        let tails = ratios(1, &of_slabs, |q| q.p999);
+        println!(
+            "| {}, {} MiB | {name} | {:.1} % | {:.1} % | {:.1} % | {:.2} | {:.2} | {:.2} | {:.2} | {:.2} |",
+            if mix.range_bytes < MIB { format!("{} KiB", mix.range_bytes / KIB) } else { "1 MiB".to_owned() },
+            mix.stream_bytes / MIB,
+            of_worst(|run| run.0.0),
+            of_worst(|run| run.0.1),
+            of_worst(|run| run.1),
+            median(ratios(1, &of_slabs, |q| q.p50)),
+            median(tails.clone()),
+            largest(&tails),
+            median(ratios(2, &of_slabs, |q| q.p999)),
+            median(ratios(0, &of_files, |q| q.p999)),
+        );
     }
 }
 
@@ -629,69 +553,95 @@ fn eventful(world: &World, seeds: &[u64], reads: usize) {
     println!("{reads} reads of each seed before it and after. Extras and p50 are those of the worst seed.\n");
     println!("| what happens | extra bytes of the half after it | p50 / of the best {} known | p999 / bound's |", world.need);
     println!("|---|---|---|---|");
-    for (name, event) in EVENTS {
-        let (mut extras, mut middles, mut tails) = (Vec::new(), Vec::new(), Vec::new());
-        for seed in seeds {
-            let before = hosts_of(world, *seed);
-            let mut after = before.clone();
-            event(&mut after);
-            let clock = Clock::new();
-            let _inside = clock.0.enter();
-            let mut random = ChaCha8Rng::seed_from_u64(seed ^ 0x5eed);
-            let mut learnt = Learnt::new(world.hosts);
-            let ask = Ask {
-                candidates: (0..world.hosts).collect(),
-                need: world.need,
-                window: Window::Later,
-                piece_bytes: MIB / world.need as u64,
-            };
-            let mut best: Vec<usize> = (0..world.hosts).collect();
-            let usual =
-                |host: &usize| if after[*host].dead { f64::INFINITY } else { after[*host].median_ms + after[*host].more_ms };
-            best.sort_by(|one, other| usual(one).total_cmp(&usual(other)));
-            let (mut tally, mut known) = (Tally::default(), Vec::new());
-            for index in 0..2 * reads {
-                let hosts = if index < reads { &before } else { &after };
-                let answers: Vec<f64> = hosts.iter().map(|host| answer_ms(host, &mut random)).collect();
-                let (took, cost) = read(&mut learnt, &answers, &ask, Policy::Program);
-                if index >= reads {
-                    tally.add(&ask, took, cost);
-                    known.push(best[..world.need].iter().map(|host| answers[*host]).fold(0.0, f64::max));
-                }
-                clock.tick();
-            }
-            let bound = bound(&after, (world.hosts, world.need), *seed, reads);
-            extras.push(Tally::extra(&[&tally]).0);
-            let time = Quantiles::of(tally.times);
-            middles.push(time.p50 / Quantiles::of(known).p50);
-            tails.push(time.p999 / bound.p999);
-        }
-        println!("| {name} | {:.1} % | {:.2} | {:.2} |", largest(&extras), largest(&middles), median(tails));
+    let runs = EVENTS.iter().flat_map(|(_, event)| seeds.iter().map(move |seed| (*event, *seed)));
+    let runs = in_threads(&runs.collect::<Vec<_>>(), |(event, seed)| run_event(world, *seed, reads, *event));
+    for ((name, _), runs) in EVENTS.iter().zip(runs.chunks(seeds.len())) {
+        let of = |column: usize| runs.iter().map(|run| run[column]).collect::<Vec<f64>>();
+        println!("| {name} | {:.1} % | {:.2} | {:.2} |", largest(&of(0)), largest(&of(1)), median(of(2)));
     }
 }
 
-fn main() {
-    let args: Vec<String> = std::env::args().collect();
-    let value_of = |name: &str| args.iter().position(|arg| arg == name).and_then(|at| args.get(at + 1)).cloned();
-    let number_of = |name: &str, usual: u64| value_of(name).map_or(usual, |text| text.parse().expect("a number"));
-    let first = number_of("--seeds", SEED_FIRST);
+/// Of the half after the change: extra bytes in percent, p50 over that of the best hosts known, p999 over the bound's.
+fn run_event(world: &World, seed: u64, reads: usize, event: Change) -> [f64; 3] {
+    let before = hosts_of(world, seed);
+    let mut after = before.clone();
+    event(&mut after);
+    let clock = Clock::new();
+    let _inside = clock.0.enter();
+    let mut random = ChaCha8Rng::seed_from_u64(seed ^ 0x5eed);
+    let mut learnt = Learnt::new(world.hosts);
+    let piece_bytes = MIB / world.need as u64;
+    let ask = Ask { candidates: (0..world.hosts).collect(), need: world.need, window: Window::Later, piece_bytes };
+    let mut best: Vec<usize> = (0..world.hosts).collect();
+    let usual = |host: &usize| if after[*host].dead { f64::INFINITY } else { after[*host].median_ms + after[*host].more_ms };
+    best.sort_by(|one, other| usual(one).total_cmp(&usual(other)));
+    let (mut tally, mut known) = (Tally::default(), Vec::new());
+    for index in 0..2 * reads {
+        let hosts = if index < reads { &before } else { &after };
+        let answers: Vec<f64> = hosts.iter().map(|host| answer_ms(host, &mut random)).collect();
+        let (took, cost) = read(&mut learnt, &answers, &ask, Policy::Program);
+        if index >= reads {
+            tally.add(&ask, took, cost);
+            known.push(best[..world.need].iter().map(|host| answers[*host]).fold(0.0, f64::max));
+        }
+        clock.tick();
+    }
+    let bound = bound(&after, (world.hosts, world.need), seed, reads);
+    let extra = Tally::extra(&[&tally]).0;
+    let time = Quantiles::of(tally.times);
+    [extra, time.p50 / Quantiles::of(known).p50, time.p999 / bound.p999]
+}
+
+/// Does all of it, on all processors; results are in the order of what was to be done.
+fn in_threads<I: Sync, T: Send>(jobs: &[I], work: impl Fn(&I) -> T + Sync) -> Vec<T> {
+    let (next, done) = (AtomicUsize::new(0), Mutex::new(Vec::with_capacity(jobs.len())));
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(|| {
+                while let Some((index, job)) = Some(next.fetch_add(1, Relaxed)).and_then(|index| Some((index, jobs.get(index)?))) {
+                    let result = work(job);
+                    done.lock().expect("no panic under this lock").push((index, result));
+                }
+            });
+        }
+    });
+    let mut done = done.into_inner().expect("no panic under this lock");
+    done.sort_by_key(|(index, _)| *index);
+    done.into_iter().map(|(_, result)| result).collect()
+}
+
+/// What the command line asks for.
+pub struct Plan {
+    pub reads: Option<usize>,
+    pub seed_first: Option<u64>,
+    /// One of the tables: `alike`, `mixed`, `events`.
+    pub only: Option<String>,
+    /// Where the frontier is drawn.
+    pub svg: Option<String>,
+}
+
+/// Prints the tables.
+pub fn compare_all(plan: &Plan) {
+    let first = plan.seed_first.unwrap_or(SEED_FIRST);
     let seeds: Vec<u64> = (first..first + SEED_COUNT).collect();
-    let reads = number_of("--reads", READS as u64) as usize / seeds.len();
+    let reads = plan.reads.unwrap_or(READS) / seeds.len();
     println!("Seeds {} to {}, {reads} counted reads of each; medians, milliseconds.", seeds[0], seeds[seeds.len() - 1]);
+    let wanted = |table: &str| plan.only.as_deref().is_none_or(|only| only == table);
     let mut frontier = Frontier::new();
-    if value_of("--only").is_none_or(|only| only == "alike") {
+    if wanted("alike") {
         [&NINE, &THIRTY, &SIX_OF_NINE].into_iter().for_each(|world| compare(world, &seeds, reads, &mut frontier));
     }
-    if value_of("--only").is_none_or(|only| only == "mixed") {
-        [&THIRTY, &NINE].into_iter().for_each(|world| mixed(world, &seeds, reads / FIRST_PART));
+    if wanted("mixed") {
+        [&THIRTY, &NINE].into_iter().for_each(|world| mixed(world, &seeds, reads));
     }
-    if value_of("--only").is_none_or(|only| only == "events") {
+    if wanted("events") {
         [&THIRTY, &NINE].into_iter().for_each(|world| eventful(world, &seeds, reads));
     }
-    if let Some(file) = value_of("--svg") {
-        std::fs::write(&file, plot(&frontier)).expect("the plot can be written");
+    if let Some(file) = &plan.svg {
+        std::fs::write(file, plot(&frontier)).expect("the plot can be written");
     }
 }
+
 /// Extra requests against p999 over the bound's, which is drawn on a logarithmic scale.
 fn plot(frontier: &BTreeMap<&str, Vec<(String, f64, f64)>>) -> String {
     let (wide, high, left, below) = (640.0, 300.0, 60.0, 50.0);
