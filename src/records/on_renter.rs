@@ -133,6 +133,7 @@ fn call_error(error: HostError) -> HostCallError {
     match error {
         HostError::NotFound => HostCallError::NotFound,
         HostError::TooLarge => HostCallError::TooLarge,
+        transient @ HostError::Transient(_) => HostCallError::Transient(transient.to_string()),
         other => HostCallError::Unavailable(other.to_string()),
     }
 }

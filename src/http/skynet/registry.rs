@@ -107,7 +107,8 @@ async fn within<T>(ask: &Ask, read: impl Future<Output = Result<Option<T>, NameE
     match tokio::time::timeout(Duration::from_secs(seconds.into()), read).await {
         Ok(Ok(Some(found))) => Ok(found),
         Ok(Ok(None)) => Err(RegistryRefusal::NoEntry.into()),
-        Ok(Err(_)) | Err(_) => Err(RegistryRefusal::NotRead.into()),
+        Ok(Err(error)) => Err(RegistryRefusal::NotRead(error.to_string()).into()),
+        Err(_) => Err(RegistryRefusal::NotRead(format!("no quorum of its hosts told within {seconds} s")).into()),
     }
 }
 
