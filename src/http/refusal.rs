@@ -601,8 +601,10 @@ fn name_row(error: &NameError) -> Row {
             error.to_string(),
             "Nothing was stored. Sign a record with a higher sequence number, or with a later end.",
         ),
-        NameError::Transient { .. } => {
-            row(S::BAD_GATEWAY, NoStore, error.to_string(), "Try again in a moment.").retry(RETRY_TIMED_OUT_S)
+        // Why is for the operator: it names hosts.
+        NameError::Transient { name, .. } => {
+            let sentence = format!("{name} could not be resolved now");
+            row(S::BAD_GATEWAY, NoStore, sentence, "Try again in a moment.").retry(RETRY_TIMED_OUT_S)
         }
     }
 }

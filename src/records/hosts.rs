@@ -99,7 +99,7 @@ pub trait RecordHosts: Send + Sync + 'static {
     }
 
     /// Begins [`RecordHosts::put`], if the host takes it without waiting; if not, nobody is told anything.
-    fn begin_put(&self, _host: usize, _path: &str, _bytes: &Bytes, _told: &Arc<dyn PutTold>) -> Begun {
+    fn begin_put(&self, _host: usize, _path: &Arc<str>, _bytes: &Bytes, _told: &Arc<dyn PutTold>) -> Begun {
         Begun::No
     }
 

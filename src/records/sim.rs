@@ -295,11 +295,11 @@ impl RecordHosts for SimHosts {
         Some(look)
     }
 
-    fn begin_put(&self, host: usize, path: &str, bytes: &Bytes, told: &Arc<dyn PutTold>) -> Begun {
+    fn begin_put(&self, host: usize, path: &Arc<str>, bytes: &Bytes, told: &Arc<dyn PutTold>) -> Begun {
         if !self.near.load(Relaxed) || self.host(host).mode == Mode::Down {
             return Begun::No;
         }
-        let (hosts, path, bytes, told) = (self.hosts.clone(), path.to_owned(), bytes.clone(), told.clone());
+        let (hosts, path, bytes, told) = (self.hosts.clone(), path.to_string(), bytes.clone(), told.clone());
         let wait = Duration::from_millis(self.random(0..20));
         tokio::spawn(async move {
             tokio::time::sleep(wait).await;

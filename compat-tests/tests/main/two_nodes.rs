@@ -49,7 +49,6 @@ struct Race {
     least: AtomicU64,
     acknowledged: AtomicU64,
     read: AtomicU64,
-    not_read: AtomicU64,
 }
 
 impl Race {
@@ -78,11 +77,8 @@ impl Race {
             };
             let revision = match answer.status {
                 404 => 0,
-                // Told as such, and never as an old revision: too few hosts could list the entry while its versions came and went.
-                504 => {
-                    self.not_read.fetch_add(1, SeqCst);
-                    continue;
-                }
+                // Not even while the buckets fail to list an entry whose versions come and go.
+                504 => panic!("not read: {}\n{}", answer.text(), gateway.log()),
                 _ => answer.json()["revision"].as_u64().unwrap_or_else(|| panic!("{}", answer.text())),
             };
             assert!(revision >= least, "{revision} was read after {least}");
@@ -110,7 +106,6 @@ async fn an_entry_never_goes_back_over_two_nodes() {
         least: AtomicU64::new(0),
         acknowledged: AtomicU64::new(0),
         read: AtomicU64::new(0),
-        not_read: AtomicU64::new(0),
     };
     let rounds = match tier() {
         Tier::Fast => 1,
@@ -151,12 +146,7 @@ async fn an_entry_never_goes_back_over_two_nodes() {
         race.check(&nodes[victim], &format!("round {round}, the node that was killed")).await;
         race.check(&nodes[1 - victim], &format!("round {round}, after that one")).await;
     }
-    let (read, not_read) = (race.read.load(SeqCst), race.not_read.load(SeqCst));
-    println!(
-        "{} writes were acknowledged, {read} reads were answered, {not_read} told to come again",
-        race.acknowledged.load(SeqCst)
-    );
-    assert!(read > not_read, "most reads are answered");
+    println!("{} writes were acknowledged, {} reads were answered", race.acknowledged.load(SeqCst), race.read.load(SeqCst));
 }
 
 /// Of the seven buckets of an entry three have an old version and three are gone: both nodes believe the one that is left.

@@ -247,7 +247,7 @@ impl FolderStore {
         let open = self.open().await?;
         if len <= SMALL_BYTES_MAX {
             let data = Bytes::from(payload);
-            return self.command(&open, Command::Put { key, data, kind }, queue_kib(len)).await;
+            return self.command(&open, Command::Put { key: key.into(), data, kind }, queue_kib(len)).await;
         }
         self.put_large(open, key, payload, len, kind).await
     }
@@ -730,12 +730,12 @@ impl Near for FolderStore {
         self.look_in(folder.to_owned(), keys_max, bytes_max).await.map_err(|error| error.for_key(folder))
     }
 
-    fn begin_put(&self, key: &str, bytes: &Bytes, done: PutDone) -> Begun {
+    fn begin_put(&self, key: &Arc<str>, bytes: &Bytes, done: PutDone) -> Begun {
         let len = bytes.len() as u64;
-        let small = len <= SMALL_BYTES_MAX && key != MARKER_KEY && check_key(key).is_ok();
+        let small = len <= SMALL_BYTES_MAX && **key != *MARKER_KEY && check_key(key).is_ok();
         let Some(open) = self.0.current().filter(|_| small) else { return Begun::No };
         let Ok(room) = open.room.clone().try_acquire_many_owned(queue_kib(len)) else { return Begun::No };
-        let (named, key) = (key.to_owned(), key.to_owned());
+        let (named, key) = (key.clone(), key.clone());
         let answer = Answer::call(move |result| done(result.map_err(|error| error.for_key(&named))));
         let command = Command::Put { key, data: bytes.clone(), kind: PutKind::Overwrite };
         // A writer that is gone answers by dropping the job.

@@ -411,10 +411,10 @@ async fn puts_that_are_begun_are_told_in_any_case() {
     let machine = SimMachine::new();
     let store = machine.store();
     let bytes = Bytes::from_static(b"x");
-    assert_eq!(store.begin_put(record(1).as_ref(), &bytes, Box::new(|_| panic!("not taken"))), Begun::No, "not open yet");
+    assert_eq!(store.begin_put(&record(1).as_ref().into(), &bytes, Box::new(|_| panic!("not taken"))), Begun::No, "not open yet");
     marker::create(&store, PORTAL).await.unwrap();
     for key in ["../x", MARKER_KEY, "records/entry/00"] {
-        assert_eq!(store.begin_put(key, &bytes, Box::new(|_| panic!("not taken"))), Begun::No, "{key}");
+        assert_eq!(store.begin_put(&key.into(), &bytes, Box::new(|_| panic!("not taken"))), Begun::No, "{key}");
         assert_eq!(store.begin_remove(key), Begun::No, "{key}");
     }
     assert!(begun_put(&store, &record(2), &bytes).await.is_ok());
@@ -591,7 +591,7 @@ async fn use_until_dark(
 /// A put that nobody waits for but us.
 async fn begun_put(store: &FolderStore, path: &Path, bytes: &Bytes) -> Result<(), Error> {
     let (told, heard) = tokio::sync::oneshot::channel();
-    match store.begin_put(path.as_ref(), bytes, Box::new(move |result| drop(told.send(result)))) {
+    match store.begin_put(&path.as_ref().into(), bytes, Box::new(move |result| drop(told.send(result)))) {
         Begun::Yes => heard.await.expect("told in any case"),
         Begun::No => store.put(path, bytes.clone().into()).await.map(drop),
     }
