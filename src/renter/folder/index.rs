@@ -36,6 +36,16 @@ pub(super) struct Spot {
     pub offset: u32,
     pub len: u32,
     pub written_ms: u64,
+    pub beside: Beside,
+}
+
+/// What there is in the folder of a record beside an object of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Beside {
+    /// The folder was not there, and the log had nothing under it, when the object was put. Whatever came later is in the index as
+    /// long as the object is, as segments become files and leave the index in their order: so the log alone tells what is there.
+    Nothing,
+    Unknown,
 }
 
 impl Spot {
@@ -215,6 +225,15 @@ impl Index {
         };
         let rows = under.by_ref().take(max).map(spot).collect();
         under.next().is_none().then_some(rows)
+    }
+
+    /// Whether the log says nothing of keys under a folder (a whole number of parts).
+    pub fn has_none_under(&self, folder: &str) -> bool {
+        let start = format!("{folder}/");
+        let sought = Sought::of(&start);
+        let from: Bound<&dyn Sorted> = Bound::Included(&sought);
+        let map = self.read();
+        map.range::<dyn Sorted, _>((from, Bound::Unbounded)).next().is_none_or(|(key, _)| !key.text.starts_with(&start))
     }
 
     pub fn len(&self) -> usize {

@@ -59,7 +59,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use super::host::{Begun, Near, Peeked, PutDone};
 use disk::{Access, Disk, EntryKind, Writing};
 use files::Names;
-use index::Slot;
+use index::{Beside, Slot};
 use key::{check_key, check_prefix, disk_path};
 use open::{Open, Place, RealPlace, TEMP_FOLDER, has_marker, open_folder};
 use walk::Listing;
@@ -708,7 +708,12 @@ impl Near for FolderStore {
         check_prefix(folder).ok().filter(|()| !folder.is_empty())?;
         // The log first, then the disk: what moves from one to the other in between is seen.
         let rows = open.index.under(folder, PEEK_ROWS_MAX)?;
-        let names = open.names_at_once(folder)?;
+        // Said of the folder that the object is in, which may be one of several below this one.
+        let is_alone = |(key, spot): &(Arc<str>, Option<index::Spot>)| {
+            spot.as_ref().is_some_and(|spot| spot.beside == Beside::Nothing) && !key[folder.len() + 1..].contains('/')
+        };
+        let alone = rows.iter().any(is_alone);
+        let names = if alone { Names::default() } else { open.names_at_once(folder)? };
         let mut found: Vec<(Cow<'_, str>, First)> = Vec::with_capacity(rows.len() + names.len());
         for name in names.iter() {
             let key = format!("{folder}/{name}");

@@ -19,7 +19,7 @@ use super::{
     FolderError, FolderOptions, QUEUE_KIB,
     disk::{Access, Disk, EntryKind as Kind, RealDisk},
     files::Files,
-    index::{Index, Slot, Spot},
+    index::{Beside, Index, Slot, Spot},
     key::MARKER_KEY,
     log::{
         Entry, EntryKind, LOG_FOLDER, SEGMENT_HEADER_BYTES, Scanned, Scanner, SegmentHeader, decode_segment_header, segment_number,
@@ -192,6 +192,7 @@ fn slot_of(segment: &Arc<super::index::Segment>, entry: &Entry) -> Option<Slot> 
             offset: u32::try_from(entry.data_offset).ok()?,
             len: u32::try_from(entry.data.len()).ok()?,
             written_ms: entry.written_ms,
+            beside: Beside::Unknown,
         })),
         EntryKind::Removed => Some(Slot::Removed { segment_number: segment.number }),
         EntryKind::File => None,

@@ -339,20 +339,27 @@ async fn peeks() {
     }
     store.delete(&entry("a")).await.unwrap();
     store.put(&Path::from("records/entry/00/key2/a"), "other".into()).await.unwrap();
-    // The kernel knows of no such folder once somebody has asked the disk.
-    assert_eq!(store.list(Some(&Path::from("records/entry/00/key"))).try_collect::<Vec<_>>().await.unwrap().len(), 3);
     let found = peek("records/entry/00/key", 3);
     let keys = ["b", "c"].map(|order| entry(order).to_string()).to_vec();
     assert_eq!(found, Some(Peeked { keys: keys.clone(), first: Some("bbb".into()) }));
     assert_eq!(look("records/entry/00/key", 3).await, found.unwrap());
     assert_eq!(peek("records/entry/00/key", 2), None, "too long");
     assert_eq!(look("records/entry/00/key", 2).await, Peeked { keys: keys.clone(), first: None });
+    // The kernel knows of no such folder once somebody has asked the disk.
+    assert_eq!(look("records/entry/00/none", 3).await, Peeked { keys: Vec::new(), first: None });
     assert_eq!(peek("records/entry/00/none", 3), Some(Peeked { keys: Vec::new(), first: None }));
     assert_eq!(peek("", 3), None);
     assert_eq!(peek("../x", 3), None);
     fs::create_dir_all(folder.path().join("records/entry/00/key")).unwrap();
+    fs::create_dir_all(folder.path().join("records/entry/00/none")).unwrap();
+    assert_eq!(peek("records/entry/00/none", 3), None, "there may be files");
+    // There was no such folder when the first of them was put: the log alone tells. Without that one the disk has to be asked.
+    assert_eq!(peek("records/entry/00/key", 3), Some(Peeked { keys, first: Some("bbb".into()) }));
+    store.delete(&entry("b")).await.unwrap();
+    fs::create_dir_all(folder.path().join("records/entry/00/key")).unwrap();
     assert_eq!(peek("records/entry/00/key", 3), None, "there may be files");
-    assert_eq!(look("records/entry/00/key", 3).await, Peeked { keys, first: Some("bbb".into()) });
+    let keys = ["c", "d"].map(|order| entry(order).to_string()).to_vec();
+    assert_eq!(look("records/entry/00/key", 3).await, Peeked { keys, first: Some("ccc".into()) });
     assert_eq!(look("records/entry/00/none", 3).await, Peeked { keys: Vec::new(), first: None });
     assert!(store.look("../x", 3, 3).await.is_err());
     store.close().await;

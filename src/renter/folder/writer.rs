@@ -27,7 +27,7 @@ use super::{
     FolderError,
     disk::{Disk, DiskFile, Writing},
     files::{Files, NameChange},
-    index::{Change, Index, Segment, Slot, Spot, now_ms},
+    index::{Beside, Change, Index, Segment, Slot, Spot, now_ms},
     key::{RECORDS, disk_path, parent},
     log::{
         Entry, EntryKind, LOG_FOLDER, SEGMENT_HEADER_BYTES, Scanned, Scanner, encode_entry, encode_segment_header, segment_path,
@@ -58,6 +58,9 @@ const BATCH_COMMANDS: usize = 1_024;
 const BATCH_BYTES: usize = 4 << 20;
 /// Entries compacted between two commits at least: about a millisecond, well under a slow disk's sync.
 const COMPACT_STEP: usize = 32;
+/// Such a step ends after this long while there is no hurry, so that its pause is short of what counts as quiet: new files may take
+/// milliseconds each (ext4 passes over inodes that were freed a moment ago, one by one).
+const COMPACT_STEP_TIME: Duration = Duration::from_millis(2);
 /// Pause after such a step while there is no hurry, as a multiple of the time that it took: a folder then takes a part in 25 of a
 /// core at most, nine of them a third, and less while others need the cores. A fixed pause of 20 ms took two thirds from those who
 /// read what had just been written (2026-11, ext4: a folder and a file for each registry entry take 75 us).
@@ -197,10 +200,25 @@ enum CompactionStage {
     Syncing(Receiver<io::Result<()>>),
 }
 
+/// One entry to be written.
+struct Line {
+    kind: EntryKind,
+    key: Arc<str>,
+    data: Bytes,
+    /// See [`Spot::beside`].
+    beside: Beside,
+}
+
+impl Line {
+    fn mark(kind: EntryKind, key: Arc<str>) -> Line {
+        Line { kind, key, data: Bytes::new(), beside: Beside::Unknown }
+    }
+}
+
 /// One commit in the making.
 #[derive(Default)]
 struct Batch {
-    entries: Vec<(EntryKind, Arc<str>, Bytes)>,
+    entries: Vec<Line>,
     /// Length of the objects this batch has changed so far, `None` if removed.
     overlay: HashMap<Arc<str>, Option<u64>>,
     folders: BTreeSet<String>,
@@ -409,12 +427,18 @@ impl Writer {
 
     fn stage_put(&mut self, batch: &mut Batch, key: Arc<str>, data: Bytes, kind: PutKind) -> Result<(), FolderError> {
         let len = data.len() as u64;
-        let old = self.object_len(batch, &key).map_err(FolderError::io("look for the object"))?;
+        let io_error = FolderError::io("look for the object");
+        let beside = self.beside(&key).map_err(&io_error)?;
+        let old = match beside {
+            // The folder is not there, so there is no file; but this batch may have put the object already.
+            Beside::Nothing => batch.overlay.get(&key).copied().flatten(),
+            Beside::Unknown => self.object_len(batch, &key).map_err(&io_error)?,
+        };
         if kind == PutKind::Create && old.is_some() {
             return Err(FolderError::Exists);
         }
         batch.replace(&key, old, Some(len));
-        batch.entries.push((EntryKind::Put, key, data));
+        batch.entries.push(Line { kind: EntryKind::Put, key, data, beside });
         Ok(())
     }
 
@@ -426,7 +450,7 @@ impl Writer {
         self.remove_file(&disk_path(&key)).map_err(FolderError::io("remove the file"))?;
         let key: Arc<str> = key.into();
         batch.replace(&key, old, None);
-        batch.entries.push((EntryKind::Removed, key, Bytes::new()));
+        batch.entries.push(Line::mark(EntryKind::Removed, key));
         Ok(())
     }
 
@@ -441,7 +465,7 @@ impl Writer {
         };
         let key: Arc<str> = key.into();
         if batch.overlay.contains_key(&key) || self.index.get(&key).is_some() {
-            batch.entries.push((EntryKind::File, key.clone(), Bytes::new()));
+            batch.entries.push(Line::mark(EntryKind::File, key.clone()));
         }
         batch.replace(&key, old, Some(len));
         Ok(())
@@ -484,6 +508,15 @@ impl Writer {
         Ok(())
     }
 
+    /// What a put of this key will have beside it, see [`Spot::beside`].
+    fn beside(&self, key: &str) -> io::Result<Beside> {
+        let Some((folder, _)) = key.rsplit_once('/').filter(|(folder, _)| folder.starts_with(RECORDS)) else {
+            return Ok(Beside::Unknown);
+        };
+        let alone = self.index.has_none_under(folder) && self.disk.stat(&disk_path(folder))?.is_none();
+        Ok(if alone { Beside::Nothing } else { Beside::Unknown })
+    }
+
     /// Length of the object as of now, this batch included; `None` if there is none.
     fn object_len(&self, batch: &Batch, key: &str) -> io::Result<Option<u64>> {
         if let Some(len) = batch.overlay.get(key) {
@@ -518,7 +551,7 @@ impl Writer {
     }
 
     /// Appends entries to the log; answers what the index has to learn.
-    fn append(&mut self, entries: &[(EntryKind, Arc<str>, Bytes)], durable: bool) -> Result<Vec<Change>, FolderError> {
+    fn append(&mut self, entries: &[Line], durable: bool) -> Result<Vec<Change>, FolderError> {
         self.open_active().map_err(FolderError::io("start a log segment"))?;
         if !self.is_unsynced_in_active() {
             self.sync_rest().map_err(FolderError::io("write the log"))?;
@@ -527,7 +560,7 @@ impl Writer {
         let (mut bytes, mut changes) = (std::mem::take(&mut self.buffer), Vec::with_capacity(entries.len()));
         let written_ms = now_ms();
         let segment = &active.segment;
-        for (kind, key, data) in entries {
+        for Line { kind, key, data, beside } in entries {
             let at = encode_entry(&mut bytes, segment.mark, *kind, active.batch, written_ms, key, data);
             let slot = match kind {
                 EntryKind::Put => Some(Slot::Put(Spot {
@@ -535,6 +568,7 @@ impl Writer {
                     offset: u32::try_from(active.end + at as u64).expect("a segment ends soon after SEGMENT_BYTES"),
                     len: u32::try_from(data.len()).expect("only small objects go into the log"),
                     written_ms,
+                    beside: *beside,
                 })),
                 EntryKind::Removed => Some(Slot::Removed { segment_number: segment.number }),
                 EntryKind::File => None,
@@ -658,7 +692,11 @@ impl Writer {
 
     fn copy_entries(&self, scanner: &mut Scanner, keys: &mut Vec<Arc<str>>, entries: usize) -> io::Result<Copied> {
         let number = self.closed.front().expect("compaction works on the first closed segment").segment.number;
+        let (began, hurried) = (Instant::now(), self.is_pressed());
         for _ in 0..entries {
+            if !hurried && began.elapsed() > COMPACT_STEP_TIME {
+                break;
+            }
             match scanner.next()? {
                 None => return Ok(Copied::All),
                 Some(Scanned::Damaged { bytes }) => {
