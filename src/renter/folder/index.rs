@@ -43,7 +43,8 @@ pub(super) struct Spot {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Beside {
     /// The folder was not there, and the log had nothing under it, when the object was put. Whatever came later is in the index as
-    /// long as the object is, as segments become files and leave the index in their order: so the log alone tells what is there.
+    /// long as the object is, as segments become files and leave the index in their order: so the log alone tells what is there. (Objects
+    /// too long for the log come into such a folder by nobody: it is a record's, and no record is.)
     Nothing,
     Unknown,
 }

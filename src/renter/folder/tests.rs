@@ -366,6 +366,42 @@ async fn peeks() {
     assert_eq!(peek("records/entry/00/none", 3), None, "not open");
 }
 
+/// Whatever is put, removed and made into files: if a peek answers, it says what a look at the disk says.
+#[tokio::test]
+async fn a_peek_says_what_a_look_says() {
+    for seed in 0..20 {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let machine = SimMachine::new();
+        let store = machine.store();
+        marker::create(&store, PORTAL).await.unwrap();
+        let mut answered = 0;
+        for step in 0..200 {
+            let folder = format!("records/entry/00/{}", rng.random_range(0..4));
+            let object = Path::from(format!("{folder}/{}", rng.random_range(0..4)));
+            match rng.random_range(0..16) {
+                0..8 => drop(store.put(&object, format!("{step}").into()).await.unwrap()),
+                8..14 => store.delete(&object).await.unwrap(),
+                14 => wait_while(|| rng.random_bool(0.99)).await,
+                // Opened again, it has a closed segment, which becomes files while new entries come.
+                _ => store.close().await,
+            }
+            if let Some(peeked) = store.peek(&folder, 4, 100) {
+                assert_eq!(store.look(&folder, 4, 100).await.unwrap(), peeked, "seed {seed}, step {step}");
+                answered += 1;
+            }
+        }
+        assert!(answered > 20, "seed {seed}: {answered}");
+    }
+}
+
+/// Lets other threads go on for a while.
+async fn wait_while(mut go_on: impl FnMut() -> bool) {
+    while go_on() {
+        tokio::task::yield_now().await;
+        std::thread::yield_now();
+    }
+}
+
 /// What became files is at hand, too, once their names are known; the log's word stands before theirs.
 #[tokio::test]
 async fn peeks_into_files() {
