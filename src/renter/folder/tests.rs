@@ -369,11 +369,10 @@ async fn peeks() {
 /// Whatever is put, removed and made into files: if a peek answers, it says what a look at the disk says.
 #[tokio::test]
 async fn a_peek_says_what_a_look_says() {
-    for seed in 0..20 {
+    for seed in 0..4 {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let machine = SimMachine::new();
-        let store = machine.store();
-        marker::create(&store, PORTAL).await.unwrap();
+        let top = tempfile::tempdir().unwrap();
+        let store = host_in(top.path()).await;
         let mut answered = 0;
         for step in 0..200 {
             let folder = format!("records/entry/00/{}", rng.random_range(0..4));
