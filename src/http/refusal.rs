@@ -229,9 +229,9 @@ pub enum RegistryRefusal {
     /// Known absent.
     #[error("registry entry not found")]
     NoEntry,
-    /// Not found out: never told as absence.
-    #[error("the registry entry could not be read within the given time")]
-    NotRead,
+    /// Not found out: never told as absence. Why is for the operator.
+    #[error("the registry entry could not be read within the given time: {0}")]
+    NotRead(String),
     #[error("Unable to update the registry: {0}")]
     Update(PutEntryError),
     /// The body is no JSON, or not of the form.
@@ -601,8 +601,10 @@ fn name_row(error: &NameError) -> Row {
             error.to_string(),
             "Nothing was stored. Sign a record with a higher sequence number, or with a later end.",
         ),
-        NameError::Transient { .. } => {
-            row(S::BAD_GATEWAY, NoStore, error.to_string(), "Try again in a moment.").retry(RETRY_TIMED_OUT_S)
+        // Why is for the operator: it names hosts.
+        NameError::Transient { name, .. } => {
+            let sentence = format!("{name} could not be resolved now");
+            row(S::BAD_GATEWAY, NoStore, sentence, "Try again in a moment.").retry(RETRY_TIMED_OUT_S)
         }
     }
 }
@@ -780,7 +782,10 @@ fn registry_row(refusal: &RegistryRefusal) -> Row {
     match refusal {
         RegistryRefusal::NoEntry => row(S::NOT_FOUND, NoStore, sentence, "Its owner has to write one."),
         // Skynet's server said 404 here; a client would take that for an entry that was never written.
-        RegistryRefusal::NotRead => row(S::GATEWAY_TIMEOUT, NoStore, sentence, "Try again in a moment.").retry(RETRY_TIMED_OUT_S),
+        RegistryRefusal::NotRead(_) => {
+            let sentence = "the registry entry could not be read within the given time";
+            row(S::GATEWAY_TIMEOUT, NoStore, sentence, "Try again in a moment.").retry(RETRY_TIMED_OUT_S)
+        }
         RegistryRefusal::Update(PutEntryError::NotReplacing(_)) => {
             row(S::BAD_REQUEST, NoStore, sentence, "Nothing was stored. Read the entry and sign one with a higher revision.")
         }

@@ -1,6 +1,6 @@
 //! What this room needs of the storage hosts. The renter has it; tests bring a simulated set.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -23,9 +23,33 @@ pub enum HostCallError {
     /// The object is larger than what was allowed.
     #[error("larger than allowed")]
     TooLarge,
+    /// It failed this once, as stores do now and then: asking the same host again may help.
+    #[error("{0}")]
+    Transient(String),
     /// Down, read-only, full, too slow; trying another host may help.
     #[error("{0}")]
     Unavailable(String),
+}
+
+/// Pauses before a host that failed is asked again, in one call to it: a quarter of a second together, far less than anybody
+/// waits for a record, and long enough for a version that comes in at this moment. Others are not kept waiting: they go on
+/// as soon as a quorum has told.
+const AGAIN_AFTER_MS: [u64; 6] = [4, 8, 16, 32, 64, 128];
+
+/// Asks a host, and asks again what failed only this once. A listing of a bucket may fail because an object goes while it is
+/// listed, which happens all the time to an entry with busy writers: that says nothing about the host.
+pub(super) async fn asked<T, F>(host: usize, mut ask: impl FnMut() -> F) -> Result<T, HostCallError>
+where
+    F: Future<Output = Result<T, HostCallError>>,
+{
+    for pause_ms in AGAIN_AFTER_MS {
+        match ask().await {
+            Err(HostCallError::Transient(why)) => tracing::debug!(host, "asked again: {why}"),
+            answer => return answer,
+        }
+        tokio::time::sleep(Duration::from_millis(pause_ms)).await;
+    }
+    ask().await
 }
 
 /// What is under a prefix.
@@ -75,7 +99,7 @@ pub trait RecordHosts: Send + Sync + 'static {
     }
 
     /// Begins [`RecordHosts::put`], if the host takes it without waiting; if not, nobody is told anything.
-    fn begin_put(&self, _host: usize, _path: &str, _bytes: &Bytes, _told: &Arc<dyn PutTold>) -> Begun {
+    fn begin_put(&self, _host: usize, _path: &Arc<str>, _bytes: &Bytes, _told: &Arc<dyn PutTold>) -> Begun {
         Begun::No
     }
 

@@ -52,6 +52,7 @@ pub use self::on_renter::BareHosts;
 use self::{
     envelope::{Checked, Unchecked, Verifier},
     floor::Floors,
+    hosts::asked,
     write::Turns,
 };
 pub use self::{

@@ -46,7 +46,7 @@ impl RecordHosts for Renter {
         Some(Look { paths: peeked.keys, first: peeked.first })
     }
 
-    fn begin_put(&self, host: usize, path: &str, bytes: &Bytes, told: &Arc<dyn PutTold>) -> Begun {
+    fn begin_put(&self, host: usize, path: &Arc<str>, bytes: &Bytes, told: &Arc<dyn PutTold>) -> Begun {
         let Ok(on) = of(self, host) else { return Begun::No };
         let told = told.clone();
         on.begin_put(path, bytes, move |result| told.told(host, result.map_err(call_error)))
@@ -133,6 +133,7 @@ fn call_error(error: HostError) -> HostCallError {
     match error {
         HostError::NotFound => HostCallError::NotFound,
         HostError::TooLarge => HostCallError::TooLarge,
+        transient @ HostError::Transient(_) => HostCallError::Transient(transient.to_string()),
         other => HostCallError::Unavailable(other.to_string()),
     }
 }

@@ -14,8 +14,8 @@ use futures::{
 use tokio::time::{Instant, timeout_at};
 
 use super::{
-    Extent, Group, HostCallError, Inner, Look, Order, READ_DEADLINE, RECORD_BYTES_MAX, Record, RecordError, RecordKey, count,
-    envelope::Checked, join_reasons,
+    Extent, Group, HostCallError, Inner, Look, Order, READ_DEADLINE, RECORD_BYTES_MAX, Record, RecordError, RecordKey, asked,
+    count, envelope::Checked, join_reasons,
 };
 
 /// Versions of one record looked at on one host. There are one or two: older ones are swept.
@@ -219,7 +219,7 @@ impl Ask {
         let hosts = &self.inner.hosts;
         let look = match hosts.look_at_once(host, &self.folder, self.versions_max, RECORD_BYTES_MAX) {
             Some(look) => look,
-            None => hosts.look(host, &self.folder, self.versions_max, RECORD_BYTES_MAX).await?,
+            None => asked(host, || hosts.look(host, &self.folder, self.versions_max, RECORD_BYTES_MAX)).await?,
         };
         let Look { mut paths, first } = look;
         paths.truncate(self.versions_max);
@@ -264,7 +264,7 @@ impl Ask {
         for (order, path) in listed.iter().take(TRIES_MAX) {
             let got = match brought {
                 Some((brought_path, object)) if brought_path == path => Ok(object.clone()),
-                _ => self.inner.hosts.get(host, path, RECORD_BYTES_MAX).await,
+                _ => asked(host, || self.inner.hosts.get(host, path, RECORD_BYTES_MAX)).await,
             };
             match got {
                 Ok(object) => match self.verify(&key, order, path, &object) {
@@ -276,7 +276,7 @@ impl Ask {
                 },
                 Err(HostCallError::NotFound) => return Ok(None),
                 Err(why @ HostCallError::TooLarge) => self.inner.charge(host, path, &why),
-                Err(error @ HostCallError::Unavailable(_)) => return Err(error),
+                Err(error @ (HostCallError::Transient(_) | HostCallError::Unavailable(_))) => return Err(error),
             }
             view.unreadable.get_or_insert(*order);
         }
@@ -570,7 +570,7 @@ impl ReadJob {
                 match change {
                     Change::Write(host, version) => {
                         let path = version.record().key.path(&version.record().order);
-                        let result = inner.hosts.put(host, &path, version.object().clone()).await;
+                        let result = asked(host, || inner.hosts.put(host, &path, version.object().clone())).await;
                         Event::Wrote(host, version, result)
                     }
                     Change::Sweep(host, path) => Event::Swept(inner.hosts.delete(host, &path).await),

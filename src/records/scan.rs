@@ -19,7 +19,7 @@ use futures::{
 };
 use tokio::time::timeout;
 
-use super::{Extent, HostCallError, Inner, Kind, Order, RECORD_BYTES_MAX, Record, RecordKey, envelope::Checked, read};
+use super::{Extent, HostCallError, Inner, Kind, Order, RECORD_BYTES_MAX, Record, RecordKey, asked, envelope::Checked, read};
 
 /// Paths of one page of one host: what S3 gives in one answer; about 300 KiB.
 const PAGE_PATHS: usize = 1_000;
@@ -209,7 +209,7 @@ impl Cursor {
 
     async fn fetch_page(&mut self, inner: &Inner, tally: &Tally, prefix: &str) -> Result<CursorState, HostCallError> {
         let failed = |why: &str| Err(HostCallError::Unavailable(why.to_owned()));
-        let list = inner.hosts.list(self.host, prefix, self.after.as_deref(), PAGE_PATHS);
+        let list = asked(self.host, || inner.hosts.list(self.host, prefix, self.after.as_deref(), PAGE_PATHS));
         let paths = match timeout(CALL_DEADLINE, list).await {
             Err(_) => return failed("timed out"),
             Ok(Err(HostCallError::NotFound)) => Vec::new(),
@@ -279,14 +279,14 @@ enum FetchError {
 
 async fn fetch_one(inner: &Inner, host: usize, key: &RecordKey, order: &Order) -> Result<Checked, FetchError> {
     let path = key.path(order);
-    let object = match timeout(CALL_DEADLINE, inner.hosts.get(host, &path, RECORD_BYTES_MAX)).await {
+    let object = match timeout(CALL_DEADLINE, asked(host, || inner.hosts.get(host, &path, RECORD_BYTES_MAX))).await {
         Ok(Ok(object)) => object,
         Ok(Err(HostCallError::NotFound)) => return Err(FetchError::Gone),
         Ok(Err(why @ HostCallError::TooLarge)) => {
             inner.charge(host, &path, &why);
             return Err(FetchError::Wrong);
         }
-        Ok(Err(HostCallError::Unavailable(_))) | Err(_) => return Err(FetchError::Unavailable),
+        Ok(Err(HostCallError::Transient(_) | HostCallError::Unavailable(_))) | Err(_) => return Err(FetchError::Unavailable),
     };
     inner.verify(key, order, &object, None).map_err(|why| {
         inner.charge(host, &path, &why);

@@ -55,6 +55,8 @@ pub(crate) struct SimHosts {
     hosts: Arc<Vec<Mutex<SimHost>>>,
     /// Whether they answer at once what they can, and take puts without anybody waiting.
     pub(crate) near: AtomicBool,
+    /// Whether a listing fails if something that it would name goes meanwhile, and so a get: some S3 servers over folders.
+    pub(crate) brittle: AtomicBool,
     rng: Mutex<StdRng>,
     pub(crate) in_flight: AtomicI64,
     pub(crate) charged: AtomicU64,
@@ -63,17 +65,32 @@ pub(crate) struct SimHosts {
 struct SimHost {
     mode: Mode,
     objects: BTreeMap<String, Bytes>,
+    /// How many of the next calls of a kind fail, though nothing is wrong with the host; by [`Call`].
+    failing: [u32; 3],
+}
+
+/// Kinds of calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Call {
+    List,
+    Get,
+    Put,
+}
+
+impl Call {
+    pub(crate) const ALL: [Call; 3] = [Call::List, Call::Get, Call::Put];
 }
 
 impl SimHosts {
     pub(crate) fn new(seed: u64, hosts: usize, e: usize) -> Arc<SimHosts> {
         let row = |index: usize| HostRow { id: HostId([index as u8; 16]), zone: String::new(), weight: 1, state: RowState::Active };
-        let host = |_| Mutex::new(SimHost { mode: Mode::Up, objects: BTreeMap::new() });
+        let host = |_| Mutex::new(SimHost { mode: Mode::Up, objects: BTreeMap::new(), failing: [0; 3] });
         Arc::new(SimHosts {
             e,
             table: HostTable { epoch: 1, hosts: (0..hosts).map(row).collect() },
             hosts: Arc::new((0..hosts).map(host).collect()),
             near: AtomicBool::new(false),
+            brittle: AtomicBool::new(false),
             rng: Mutex::new(StdRng::seed_from_u64(seed)),
             in_flight: AtomicI64::new(0),
             charged: AtomicU64::new(0),
@@ -90,6 +107,11 @@ impl SimHosts {
 
     pub(crate) fn set_all(&self, mode: Mode) {
         (0..self.hosts.len()).for_each(|host| self.set(host, mode));
+    }
+
+    /// The next so many calls of a kind fail on this host, others do not.
+    pub(crate) fn fail_next(&self, host: usize, call: Call, times: u32) {
+        self.host(host).failing[call as usize] = times;
     }
 
     /// The hosts of a key, each once.
@@ -144,6 +166,22 @@ impl SimHosts {
         }
     }
 
+    /// One of the calls that were to fail, or something that was there has gone meanwhile.
+    fn falter(&self, host: usize, call: Call, before: &[String]) -> Result<(), HostCallError> {
+        let mut sim = self.host(host);
+        let left = sim.failing[call as usize];
+        sim.failing[call as usize] = left.saturating_sub(1);
+        let gone = self.brittle.load(Relaxed) && before.iter().any(|path| !sim.objects.contains_key(path));
+        if left > 0 || gone { Err(HostCallError::Transient("500".to_owned())) } else { Ok(()) }
+    }
+
+    /// The objects that start with `prefix`.
+    fn under(&self, host: usize, prefix: &str) -> Vec<String> {
+        let sim = self.host(host);
+        let paths = sim.objects.range::<str, _>((Bound::Included(prefix), Bound::Unbounded)).map(|(path, _)| path.clone());
+        paths.take_while(|path| path.starts_with(prefix)).collect()
+    }
+
     fn flight(&self) -> Flight<'_> {
         self.in_flight.fetch_add(1, Relaxed);
         Flight(&self.in_flight)
@@ -184,7 +222,9 @@ impl RecordHosts for SimHosts {
 
     async fn put(&self, host: usize, path: &str, bytes: Bytes) -> Result<(), HostCallError> {
         let _flight = self.flight();
-        match self.enter(host).await? {
+        let mode = self.enter(host).await?;
+        self.falter(host, Call::Put, &[])?;
+        match mode {
             Mode::Stale => Err(HostCallError::Unavailable("read-only".to_owned())),
             _ => {
                 self.host(host).objects.insert(path.to_owned(), bytes);
@@ -195,7 +235,9 @@ impl RecordHosts for SimHosts {
 
     async fn get(&self, host: usize, path: &str, bytes_max: usize) -> Result<Bytes, HostCallError> {
         let _flight = self.flight();
+        let before = self.under(host, path);
         let mode = self.enter(host).await?;
+        self.falter(host, Call::Get, &before)?;
         let object = match (self.object(host, path), mode) {
             (_, Mode::Empty) => return Err(HostCallError::NotFound),
             (Some(object), Mode::Corrupt) => flipped(&object, self.random(0..1_000) as usize),
@@ -208,7 +250,9 @@ impl RecordHosts for SimHosts {
 
     async fn list(&self, host: usize, prefix: &str, after: Option<&str>, paths_max: usize) -> Result<Vec<String>, HostCallError> {
         let _flight = self.flight();
+        let before = self.under(host, prefix);
         let mode = self.enter(host).await?;
+        self.falter(host, Call::List, &before)?;
         let from = after.map_or(Bound::Included(prefix), Bound::Excluded);
         let mut paths: Vec<String> = (self.host(host).objects)
             .range::<str, _>((from, Bound::Unbounded))
@@ -251,11 +295,11 @@ impl RecordHosts for SimHosts {
         Some(look)
     }
 
-    fn begin_put(&self, host: usize, path: &str, bytes: &Bytes, told: &Arc<dyn PutTold>) -> Begun {
+    fn begin_put(&self, host: usize, path: &Arc<str>, bytes: &Bytes, told: &Arc<dyn PutTold>) -> Begun {
         if !self.near.load(Relaxed) || self.host(host).mode == Mode::Down {
             return Begun::No;
         }
-        let (hosts, path, bytes, told) = (self.hosts.clone(), path.to_owned(), bytes.clone(), told.clone());
+        let (hosts, path, bytes, told) = (self.hosts.clone(), path.to_string(), bytes.clone(), told.clone());
         let wait = Duration::from_millis(self.random(0..20));
         tokio::spawn(async move {
             tokio::time::sleep(wait).await;

@@ -10,7 +10,7 @@ use futures::{FutureExt, future::join_all};
 use rand::{RngExt, SeedableRng, rngs::StdRng, seq::SliceRandom};
 
 use super::{
-    sim::{Mode, SimHosts},
+    sim::{Call, Mode, SimHosts},
     *,
 };
 
@@ -544,6 +544,68 @@ async fn a_scan_bears_changes_under_way() {
     assert_eq!(seen.keys().collect::<Vec<_>>(), wanted.keys().collect::<Vec<_>>());
     for (key, number) in seen {
         assert!((wanted[&key]..=wanted[&key] + 1).contains(&number));
+    }
+}
+
+// ---------------------------------------------------------------------------------------------- calls that fail once
+
+/// A call that fails, but not for good, is made again a few times before its host is given up; all seven may do it at once.
+#[tokio::test(start_paused = true)]
+async fn hosts_are_asked_again_what_failed_once() {
+    for call in Call::ALL {
+        for (times, good) in [(0, true), (1, true), (6, true), (7, false)] {
+            let hosts = SimHosts::new(1, 9, 3);
+            let key = site(1);
+            let of = hosts.of(&key);
+            // Three lack it, so that a read has to write, too.
+            plant(&hosts, &of[..3], version(&key, 2));
+            plant(&hosts, &of[3..], version(&key, 1));
+            of.iter().for_each(|host| hosts.fail_next(*host, call, times));
+            let read = node(&hosts).newest(&key).await;
+            match good {
+                true => assert_eq!(read.unwrap().unwrap().order.number(), 2, "{call:?} {times}"),
+                false => assert!(matches!(read, Err(RecordError::Unavailable { have: ..=3, need: 4, .. })), "{call:?}: {read:?}"),
+            }
+            let writer = node(&hosts);
+            writer.newest(&key).await.unwrap();
+            of.iter().for_each(|host| hosts.fail_next(*host, Call::Put, times));
+            match good {
+                true => writer.put(version(&key, 3)).await.unwrap(),
+                false => assert_unavailable(writer.put(version(&key, 3)).await, (3, 4)),
+            }
+        }
+    }
+}
+
+/// Listings that fail whenever a version goes meanwhile: readers of an entry with busy writers on two nodes are still told.
+#[tokio::test(start_paused = true)]
+async fn a_busy_entry_is_read_where_its_listing_breaks() {
+    for seed in 0..20 {
+        let hosts = SimHosts::new(seed, 9, 3);
+        hosts.brittle.store(true, Relaxed);
+        let nodes = [node(&hosts), node(&hosts)];
+        let (next, least) = (AtomicU64::new(1), AtomicU64::new(0));
+        let write = async |node: &Records| {
+            for _ in 0..15 {
+                let revision = next.fetch_add(1, Relaxed);
+                match node.put(entry(revision)).await {
+                    Ok(()) => drop(least.fetch_max(revision, Relaxed)),
+                    Err(RecordError::NotNewer { .. }) => {}
+                    Err(error) => panic!("seed {seed}: {error}"),
+                }
+            }
+        };
+        let read = async |node: &Records| {
+            for _ in 0..20 {
+                let before = least.load(Relaxed);
+                let newest = node.newest(&entry(0).key).await.unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+                let revision = newest.map_or(0, |newest| newest.order.number());
+                assert!(revision >= before, "seed {seed}: {revision} after {before}");
+                least.fetch_max(revision, Relaxed);
+            }
+        };
+        let [one, two] = &nodes;
+        tokio::join!(write(one), write(one), write(two), write(two), read(one), read(two));
     }
 }
 

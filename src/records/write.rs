@@ -12,7 +12,7 @@ use tokio::{
 };
 
 use super::{
-    Begun, HostCallError, Inner, PUT_DEADLINE, PutTold, Record, RecordError, RecordKey, Signer, count, envelope::Checked,
+    Begun, HostCallError, Inner, PUT_DEADLINE, PutTold, Record, RecordError, RecordKey, Signer, asked, count, envelope::Checked,
     join_reasons, read,
 };
 
@@ -147,7 +147,7 @@ impl PutJob {
             }
             let (votes, path, object) = (votes.clone(), path.clone(), version.object().clone());
             waiting.push(Box::pin(async move {
-                let result = votes.inner.hosts.put(host, &path, object).await;
+                let result = asked(host, || votes.inner.hosts.put(host, &path, object.clone())).await;
                 if votes.count(host, result) {
                     votes.sweep(host).await;
                 }

@@ -230,7 +230,7 @@ pub trait Near: fmt::Debug + Send + Sync {
     async fn look(&self, folder: &str, keys_max: usize, bytes_max: u64) -> object_store::Result<Peeked>;
 
     /// Takes a put if it can do so without waiting; `done` is then called once, on whatever thread, with how it ended.
-    fn begin_put(&self, key: &str, bytes: &Bytes, done: PutDone) -> Begun;
+    fn begin_put(&self, key: &Arc<str>, bytes: &Bytes, done: PutDone) -> Begun;
 
     /// Takes a removal that nobody waits for, and that a crash may undo.
     fn begin_remove(&self, key: &str) -> Begun;
@@ -483,7 +483,7 @@ impl Host {
 
     /// Puts a small object like [`Host::put`], if the host takes it without waiting: then `told` hears how it ended, be it late.
     /// Not while puts begun before have been waiting for [`BEGUN_STALL_MAX`]: a call with a time-out says what is wrong then.
-    pub fn begin_put(&self, path: &str, bytes: &Bytes, told: impl FnOnce(Result<(), HostError>) + Send + 'static) -> Begun {
+    pub fn begin_put(&self, path: &Arc<str>, bytes: &Bytes, told: impl FnOnce(Result<(), HostError>) + Send + 'static) -> Begun {
         let Some(near) = &self.0.options.near else { return Begun::No };
         if self.0.gate().down.is_some() || self.0.begun_stall() {
             return Begun::No;

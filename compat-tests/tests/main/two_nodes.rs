@@ -49,7 +49,6 @@ struct Race {
     least: AtomicU64,
     acknowledged: AtomicU64,
     read: AtomicU64,
-    not_read: AtomicU64,
 }
 
 impl Race {
@@ -78,11 +77,8 @@ impl Race {
             };
             let revision = match answer.status {
                 404 => 0,
-                // Told as such, and never as an old revision: too few hosts could list the entry while its versions came and went.
-                504 => {
-                    self.not_read.fetch_add(1, SeqCst);
-                    continue;
-                }
+                // Not even while the buckets fail to list an entry whose versions come and go.
+                504 => panic!("not read: {}\n{}", answer.text(), gateway.log()),
                 _ => answer.json()["revision"].as_u64().unwrap_or_else(|| panic!("{}", answer.text())),
             };
             assert!(revision >= least, "{revision} was read after {least}");
@@ -110,7 +106,6 @@ async fn an_entry_never_goes_back_over_two_nodes() {
         least: AtomicU64::new(0),
         acknowledged: AtomicU64::new(0),
         read: AtomicU64::new(0),
-        not_read: AtomicU64::new(0),
     };
     let rounds = match tier() {
         Tier::Fast => 1,
@@ -151,12 +146,7 @@ async fn an_entry_never_goes_back_over_two_nodes() {
         race.check(&nodes[victim], &format!("round {round}, the node that was killed")).await;
         race.check(&nodes[1 - victim], &format!("round {round}, after that one")).await;
     }
-    let (read, not_read) = (race.read.load(SeqCst), race.not_read.load(SeqCst));
-    println!(
-        "{} writes were acknowledged, {read} reads were answered, {not_read} told to come again",
-        race.acknowledged.load(SeqCst)
-    );
-    assert!(read > not_read, "most reads are answered");
+    println!("{} writes were acknowledged, {} reads were answered", race.acknowledged.load(SeqCst), race.read.load(SeqCst));
 }
 
 /// Of the seven buckets of an entry three have an old version and three are gone: both nodes believe the one that is left.
@@ -225,7 +215,7 @@ async fn what_one_node_stores_the_other_serves() {
         let inner = Content::file("inner.bin", bytes(900_000));
         let (_, inner_bytes) = inner.files().next().expect("one file");
         let outer = Content::folder("outer", [("inner.bin".to_owned(), Item::File(inner_bytes.to_vec()))]);
-        from.upload(&outer).await;
+        let outer_added = from.upload(&outer).await;
         let answer = to.get(&format!("/ipfs/{}", inner.cid())).await;
         assert!(answer.status == 200 && answer.body == inner_bytes, "{} {}\n{}", answer.status, answer.text(), to.log());
         let linked = Content::file("linked.bin", bytes(900_000));
@@ -233,15 +223,23 @@ async fn what_one_node_stores_the_other_serves() {
         let added = from.upload(&linked).await;
         let answer = to.get(&format!("/{}", added.skylink())).await;
         assert!(answer.status == 200 && answer.body == linked_bytes, "{} {}\n{}", answer.status, answer.text(), to.log());
-        // And what one node unpins, the other one forgets.
+        // And what one node unpins, the other one forgets: at the latest before it tells anybody an absence, because it then
+        // has whatever was acknowledged before the question.
         let removed = from.command(&["pin", "rm", &added.cid]);
         assert!(removed.status.success(), "{}", String::from_utf8_lossy(&removed.stderr));
-        until("the other node has heard of it", NEWS_MAX, async || {
-            let answer = to.get(&format!("/ipfs/{}", added.cid)).await;
-            if answer.status == 404 { Ok(()) } else { Err(answer.status.to_string()) }
-        })
-        .await;
         assert_absent(to, &mut random).await;
+        let answer = to.get(&format!("/ipfs/{}", added.cid)).await;
+        assert_eq!(answer.status, 404, "{}\n{}", answer.text(), to.log());
+        // Nobody has to ask for that, but then it takes a while.
+        if tier() == Tier::Slow {
+            let removed = from.command(&["pin", "rm", &outer_added.cid]);
+            assert!(removed.status.success(), "{}", String::from_utf8_lossy(&removed.stderr));
+            until("the other node has heard of it", NEWS_MAX, async || {
+                let answer = to.get(&format!("/ipfs/{}", outer_added.cid)).await;
+                if answer.status == 404 { Ok(()) } else { Err(answer.status.to_string()) }
+            })
+            .await;
+        }
     }
 }
 

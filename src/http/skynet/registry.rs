@@ -3,6 +3,7 @@
 //! Bodies are JSON whatever Content-Type says: skynet-js sends them as a form, so that browsers ask no leave before.
 //! What Skynet's server took is taken, and what it refused is refused (vectors `post_body_shapes`).
 
+use std::fmt;
 use std::time::Duration;
 
 use ::http::header::{self, HeaderValue};
@@ -10,7 +11,9 @@ use ::http::{Method, StatusCode};
 use bytes::Bytes;
 use data_encoding::BASE64;
 use futures::StreamExt;
-use serde::Deserialize;
+use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
+use serde::de::{MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 
 use crate::http::ask::Ask;
@@ -107,7 +110,8 @@ async fn within<T>(ask: &Ask, read: impl Future<Output = Result<Option<T>, NameE
     match tokio::time::timeout(Duration::from_secs(seconds.into()), read).await {
         Ok(Ok(Some(found))) => Ok(found),
         Ok(Ok(None)) => Err(RegistryRefusal::NoEntry.into()),
-        Ok(Err(_)) | Err(_) => Err(RegistryRefusal::NotRead.into()),
+        Ok(Err(error)) => Err(RegistryRefusal::NotRead(error.to_string()).into()),
+        Err(_) => Err(RegistryRefusal::NotRead(format!("no quorum of its hosts told within {seconds} s")).into()),
     }
 }
 
@@ -189,19 +193,66 @@ impl Default for Posted {
 }
 
 /// `"ed25519:hex"`, or an object.
-#[derive(Deserialize)]
-#[serde(untagged)]
 pub(super) enum PostedKey {
     Text(String),
-    Object { algorithm: String, key: PostedBytes },
+    Object(PostedKeyObject),
+}
+
+#[derive(Deserialize)]
+pub(super) struct PostedKeyObject {
+    algorithm: String,
+    key: PostedBytes,
 }
 
 /// An array of numbers, or base64. A text of hex digits is base64, too.
-#[derive(Deserialize)]
-#[serde(untagged)]
 pub(super) enum PostedBytes {
     Numbers(Vec<u8>),
     Base64(String),
+}
+
+/// Reads either form as it comes: serde's untagged enums keep a copy of every number of the data first.
+impl<'de> Deserialize<'de> for PostedKey {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<PostedKey, D::Error> {
+        struct Reader;
+        impl<'de> Visitor<'de> for Reader {
+            type Value = PostedKey;
+
+            fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+                out.write_str("a key as text, or as an object with algorithm and key")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<PostedKey, E> {
+                Ok(PostedKey::Text(text.to_owned()))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<PostedKey, A::Error> {
+                PostedKeyObject::deserialize(MapAccessDeserializer::new(map)).map(PostedKey::Object)
+            }
+        }
+        from.deserialize_any(Reader)
+    }
+}
+
+impl<'de> Deserialize<'de> for PostedBytes {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<PostedBytes, D::Error> {
+        struct Reader;
+        impl<'de> Visitor<'de> for Reader {
+            type Value = PostedBytes;
+
+            fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+                out.write_str("an array of numbers from 0 to 255, or base64")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<PostedBytes, E> {
+                Ok(PostedBytes::Base64(text.to_owned()))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, numbers: A) -> Result<PostedBytes, A::Error> {
+                Vec::deserialize(SeqAccessDeserializer::new(numbers)).map(PostedBytes::Numbers)
+            }
+        }
+        from.deserialize_any(Reader)
+    }
 }
 
 impl PostedBytes {
@@ -217,8 +268,8 @@ impl PostedKey {
     pub(super) fn read(self) -> Option<EntryKey> {
         match self {
             PostedKey::Text(text) => EntryKey::parse(&text),
-            PostedKey::Object { algorithm, key } if algorithm == ALGORITHM => Some(EntryKey(key.read()?.try_into().ok()?)),
-            PostedKey::Object { .. } => None,
+            PostedKey::Object(object) if object.algorithm == ALGORITHM => Some(EntryKey(object.key.read()?.try_into().ok()?)),
+            PostedKey::Object(_) => None,
         }
     }
 }

@@ -59,7 +59,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use super::host::{Begun, Near, Peeked, PutDone};
 use disk::{Access, Disk, DiskFile, EntryKind, Writing};
 use files::Names;
-use index::Slot;
+use index::{Beside, Slot};
 use key::{check_key, check_prefix, disk_path};
 use open::{Open, Place, RealPlace, TEMP_FOLDER, has_marker, open_folder};
 use walk::Listing;
@@ -250,7 +250,7 @@ impl FolderStore {
         let open = self.open().await?;
         if len <= SMALL_BYTES_MAX {
             let data = Bytes::from(payload);
-            return self.command(&open, Command::Put { key, data, kind }, queue_kib(len)).await;
+            return self.command(&open, Command::Put { key: key.into(), data, kind }, queue_kib(len)).await;
         }
         self.put_large(open, key, payload, len, kind).await
     }
@@ -755,7 +755,12 @@ impl Near for FolderStore {
         check_prefix(folder).ok().filter(|()| !folder.is_empty())?;
         // The log first, then the disk: what moves from one to the other in between is seen.
         let rows = open.index.under(folder, PEEK_ROWS_MAX)?;
-        let names = open.names_at_once(folder)?;
+        // Said of the folder that the object is in, which may be one of several below this one.
+        let is_alone = |(key, spot): &(Arc<str>, Option<index::Spot>)| {
+            spot.as_ref().is_some_and(|spot| spot.beside == Beside::Nothing) && !key[folder.len() + 1..].contains('/')
+        };
+        let alone = rows.iter().any(is_alone);
+        let names = if alone { Names::default() } else { open.names_at_once(folder)? };
         let mut found: Vec<(Cow<'_, str>, First)> = Vec::with_capacity(rows.len() + names.len());
         for name in names.iter() {
             let key = format!("{folder}/{name}");
@@ -777,12 +782,12 @@ impl Near for FolderStore {
         self.look_in(folder.to_owned(), keys_max, bytes_max).await.map_err(|error| error.for_key(folder))
     }
 
-    fn begin_put(&self, key: &str, bytes: &Bytes, done: PutDone) -> Begun {
+    fn begin_put(&self, key: &Arc<str>, bytes: &Bytes, done: PutDone) -> Begun {
         let len = bytes.len() as u64;
-        let small = len <= SMALL_BYTES_MAX && key != MARKER_KEY && check_key(key).is_ok();
+        let small = len <= SMALL_BYTES_MAX && **key != *MARKER_KEY && check_key(key).is_ok();
         let Some(open) = self.0.current().filter(|_| small) else { return Begun::No };
         let Ok(room) = open.room.clone().try_acquire_many_owned(queue_kib(len)) else { return Begun::No };
-        let (named, key) = (key.to_owned(), key.to_owned());
+        let (named, key) = (key.clone(), key.clone());
         let answer = Answer::call(move |result| done(result.map_err(|error| error.for_key(&named))));
         let command = Command::Put { key, data: bytes.clone(), kind: PutKind::Overwrite };
         // A writer that is gone answers by dropping the job.

@@ -19,7 +19,7 @@ use super::{
     FolderError, FolderOptions, QUEUE_KIB,
     disk::{Access, Disk, EntryKind as Kind, RealDisk},
     files::Files,
-    index::{Index, Slot, Spot},
+    index::{Beside, Index, Slot, Spot},
     key::MARKER_KEY,
     log::{
         Entry, EntryKind, LOG_FOLDER, SEGMENT_HEADER_BYTES, Scanned, Scanner, SegmentHeader, decode_segment_header, segment_number,
@@ -28,7 +28,7 @@ use super::{
     space::Space,
     walk::Listing,
     write::CopyBuffers,
-    writer::{Closed, Count, Job, Writer, segment_of},
+    writer::{Closed, Count, Job, ROOM_AHEAD_BYTES, Writer, segment_of},
 };
 
 /// Folder of files in the making; emptied at opening.
@@ -172,7 +172,12 @@ fn read_segment(disk: &dyn Disk, index: &Index, number: u64) -> Result<Option<Cl
     }
     let end = scanner.good_end();
     if end < len {
-        tracing::info!(segment = number, bytes = len - end, "cut the torn tail of the log of small objects");
+        let room = len - end <= ROOM_AHEAD_BYTES as u64;
+        let tail = if room { file.read_at(end, ROOM_AHEAD_BYTES).map_err(&io_error)? } else { Vec::new() };
+        // Zeros are what every segment has behind it that was written to when this process was killed.
+        if !room || tail.iter().any(|byte| *byte != 0) {
+            tracing::info!(segment = number, bytes = len - end, "cut the torn tail of the log of small objects");
+        }
         // Only tidiness: nothing is ever written behind `end`, and a later reader cuts again.
         let _ = file.truncate(end);
     }
@@ -187,6 +192,7 @@ fn slot_of(segment: &Arc<super::index::Segment>, entry: &Entry) -> Option<Slot> 
             offset: u32::try_from(entry.data_offset).ok()?,
             len: u32::try_from(entry.data.len()).ok()?,
             written_ms: entry.written_ms,
+            beside: Beside::Unknown,
         })),
         EntryKind::Removed => Some(Slot::Removed { segment_number: segment.number }),
         EntryKind::File => None,
