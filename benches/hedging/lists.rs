@@ -17,12 +17,12 @@ use tokio::runtime::Builder;
 use crate::model::Quantiles;
 use crate::sockets::host_of;
 
-const ENTRIES: usize = 300;
+const ENTRIES: usize = 100;
 /// An entry with a skylink of 46 bytes, as it lies on a host.
 const RECORD_BYTES: usize = 300;
 const RECORD_BYTES_MAX: u64 = 64 << 10;
 const VERSIONS_MAX: usize = 32;
-const ROUNDS: usize = 10;
+const ROUNDS: usize = 6;
 /// What a bucket in the same country takes.
 const FAR: Duration = Duration::from_millis(20);
 
