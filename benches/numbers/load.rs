@@ -22,6 +22,8 @@ use crate::{process, runtime};
 const REPLY_MAX: Duration = Duration::from_secs(30);
 /// Replies whose bytes are compared: one in this many. Comparing all of them would cost the server's cores.
 const COMPARED: usize = 8;
+/// From the start of an open loop to its first request.
+const SET_UP: Duration = Duration::from_millis(100);
 /// Read of a stream at once.
 const PART_BYTES: usize = 256 << 10;
 /// Longest head that is read.
@@ -55,6 +57,8 @@ pub struct Outcome {
     pub rounds_max: u32,
     pub server_cpu_seconds: f64,
     pub client_cpu_seconds: f64,
+    /// The client did not wait for a processor.
+    pub is_client_first: bool,
 }
 
 impl Outcome {
@@ -116,13 +120,14 @@ pub fn run<'a>(gateway: &Gateway, connections: usize, until: Until, want: impl F
 }
 
 /// Sends `want(0)`, `want(1)`, … at random times that come to `rate` a second, whatever the replies do, and counts each
-/// latency from the moment it was meant to be sent: a request that had to wait for its turn waited.
+/// latency from the moment it was meant to be sent: a request that had to wait for its turn waited. Waiting for a processor that
+/// the server has is no part of that where it can be helped: clients are on other machines.
 pub fn open_loop<'a>(
     gateway: &Gateway,
     rate: f64,
     count: usize,
     seed: u64,
-    want: impl Fn(usize) -> Want<'a>,
+    want: impl Fn(usize) -> Want<'a> + Sync,
 ) -> Result<Outcome, String> {
     let address = address(gateway);
     let mut random = ChaCha8Rng::seed_from_u64(seed);
@@ -133,46 +138,52 @@ pub fn open_loop<'a>(
     });
     let times: Vec<Duration> = gaps.collect();
     let (server, client) = (process::cpu_seconds(&[gateway.pid()]), process::own_cpu_seconds());
-    let begin = Instant::now();
+    // Both threads are made ready before the first request is due.
+    let begin = Instant::now() + SET_UP;
     let (due, mut dues) = tokio::sync::mpsc::unbounded_channel();
     let mut outcome = std::thread::scope(|scope| {
         // A thread keeps time: timers of the runtime are right to a millisecond only.
         scope.spawn(|| {
             let due = due;
+            process::run_before_others();
             for (number, time) in times.iter().enumerate() {
-                std::thread::sleep(time.saturating_sub(begin.elapsed()));
+                std::thread::sleep((begin + *time).saturating_duration_since(Instant::now()));
                 if due.send((number, begin + *time)).is_err() {
                     return;
                 }
             }
         });
-        runtime().block_on(async {
-            let mut idle: Vec<Connection> = Vec::new();
-            let mut running = FuturesUnordered::new();
-            let mut outcome = Outcome::default();
-            loop {
-                tokio::select! {
-                    Some((number, time)) = dues.recv() => {
-                        let (connection, want) = (idle.pop(), want(number));
-                        running.push(async move {
-                            let mut connection = match connection {
-                                Some(connection) => connection,
-                                None => Connection::open(address).await?,
-                            };
-                            let class = connection.ask_in_time(&want, number).await?.class;
-                            Ok::<_, String>((connection, class, time.elapsed()))
-                        });
+        let client = scope.spawn(|| {
+            let is_client_first = process::run_before_others();
+            runtime().block_on(async {
+                let mut idle: Vec<Connection> = Vec::new();
+                let mut running = FuturesUnordered::new();
+                let mut outcome = Outcome { is_client_first, ..Outcome::default() };
+                loop {
+                    tokio::select! {
+                        Some((number, time)) = dues.recv() => {
+                            let (connection, want) = (idle.pop(), want(number));
+                            running.push(async move {
+                                let mut connection = match connection {
+                                    Some(connection) => connection,
+                                    None => Connection::open(address).await?,
+                                };
+                                let class = connection.ask_in_time(&want, number).await?.class;
+                                Ok::<_, String>((connection, class, time.elapsed()))
+                            });
+                        }
+                        Some(answered) = running.next() => {
+                            let (connection, class, latency) = answered?;
+                            idle.push(connection);
+                            outcome.latencies_ms.push(latency.as_secs_f64() * 1e3);
+                            *outcome.classes.entry(class).or_default() += 1;
+                        }
+                        else => return Ok::<_, String>(outcome),
                     }
-                    Some(answered) = running.next() => {
-                        let (connection, class, latency) = answered?;
-                        idle.push(connection);
-                        outcome.latencies_ms.push(latency.as_secs_f64() * 1e3);
-                        *outcome.classes.entry(class).or_default() += 1;
-                    }
-                    else => return Ok::<_, String>(outcome),
                 }
-            }
-        })
+            })
+        });
+        client.join().expect("the client does not panic")
     })?;
     outcome.seconds = begin.elapsed().as_secs_f64();
     outcome.server_cpu_seconds = process::cpu_seconds(&[gateway.pid()]) - server;

@@ -49,6 +49,7 @@ fn open_loop(plan: &Plan, report: &mut Report, bed: &Bed) -> Result<(), String> 
     let (mut sent, mut closed) = <(Samples, Samples)>::default();
     let mut latencies_ms = Vec::new();
     let mut server_us = Samples::default();
+    let mut is_client_first = true;
     for round in 0..plan.rounds as u64 {
         let gateway = uncached(&bed.data);
         bed.touch_leaves(&gateway, round)?;
@@ -58,14 +59,16 @@ fn open_loop(plan: &Plan, report: &mut Report, bed: &Bed) -> Result<(), String> 
         closed.push(rate);
         sent.push(outcome.rate());
         server_us.push(outcome.server_us());
+        is_client_first &= outcome.is_client_first;
         latencies_ms.extend(outcome.latencies_ms);
         gateway.stop();
     }
     let [p50, p999] = [0.5, 0.999].map(|share| quantile(&mut latencies_ms, share));
     let beside = format!(
-        "{} sent of {} that four waiting clients reach; server {:.0} us a request; {}",
+        "{} sent of {} that four waiting clients reach, by a client {}; server {:.0} us a request; {}",
         sent.show(),
         closed.show(),
+        if is_client_first { "that runs before the server" } else { "that shares the processors with the server" },
         server_us.median(),
         load::quantiles(&latencies_ms)
     );

@@ -80,9 +80,10 @@ pub const READ_JOBS: usize = 16;
 pub const WRITE_JOBS: usize = 8;
 /// Small objects waiting for the log, in KiB: a few commits' worth.
 const QUEUE_KIB: u32 = 16 * 1024;
-/// Longest read that is done in the task itself if the page cache has it: a thread of its own costs more than copying this much
-/// (about 0.03 ms), and makes others wait for their turn.
-const AT_ONCE_BYTES_MAX: usize = 256 << 10;
+/// Longest read that is done in the task itself if the page cache has it: pieces of a range of 256 KiB. A thread of its own costs
+/// more than copying this much (about 10 us) and makes others wait for their turn; it is worth its cost for the longer pieces
+/// of a stream, which are copied while others are checked.
+const AT_ONCE_BYTES_MAX: usize = 64 << 10;
 /// Objects listed by one blocking job.
 const LIST_PAGE: usize = 1_000;
 /// Lines of the log looked at by one peek: versions of one record, and those just removed.
