@@ -12,7 +12,7 @@ use super::IngestError;
 pub const FRAME_JSON_BYTES_MAX: usize = 64 << 10;
 /// Parts of the body that wait between the socket and the thread that works on them; each is what one read of the socket
 /// gave, at most 256 KiB.
-pub const PARTS_WAITING_MAX: usize = 6;
+pub const PARTS_WAITING_MAX: usize = 4;
 /// A sender that sends nothing for so long is given up; its memory is wanted by others.
 pub const UPLOAD_STALL: Duration = Duration::from_secs(60);
 
