@@ -11,14 +11,19 @@ fn main() -> ExitCode {
 }
 
 /// glibc gives freed memory back to the kernel piecemeal at first, and a reply of 256 KiB then takes some hundred page faults:
-/// 16 % of a reading server's time. With this it keeps up to 4 MiB for each of a few threads, as it would by itself once a buffer of 2 MiB
-/// had been freed (2026-11: 1.75 core-seconds a GB streamed in place of 2.0, a peak of 124 MiB in place of 105).
+/// 16 % of a reading server's time. With this it keeps up to 4 MiB in each arena, as it would by itself once a buffer of 2 MiB
+/// had been freed (2026-11: 1.75 core-seconds a GB streamed in place of 2.0). It makes up to eight arenas for each processor, one
+/// for every thread that comes while the others are in use, and each keeps what was freed in it: with four of them in all, a file of
+/// 10 GiB is read with a peak of 229 MiB in place of 319, and as quickly.
 #[cfg(target_env = "gnu")]
 fn keep_freed_memory() {
     const KEPT_BYTES: libc::c_int = 4 << 20;
-    for parameter in [libc::M_MMAP_THRESHOLD, libc::M_TRIM_THRESHOLD] {
+    const ARENAS: libc::c_int = 4;
+    for (parameter, value) in
+        [(libc::M_MMAP_THRESHOLD, KEPT_BYTES), (libc::M_TRIM_THRESHOLD, KEPT_BYTES), (libc::M_ARENA_MAX, ARENAS)]
+    {
         // SAFETY: mallopt takes two numbers and changes what the allocator does from now on; no other thread runs yet.
-        let _ = unsafe { libc::mallopt(parameter, KEPT_BYTES) };
+        let _ = unsafe { libc::mallopt(parameter, value) };
     }
 }
 

@@ -2,6 +2,7 @@
 //! every reply: status, length, where the bytes came from, and for a share of them every byte.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,8 +13,9 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use rustix::net::{RecvFlags, sockopt::set_socket_recv_buffer_size_force};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
+use tokio::net::{TcpSocket, TcpStream};
 
 use crate::report::quantile;
 use crate::{process, runtime};
@@ -26,6 +28,9 @@ const COMPARED: usize = 8;
 const SET_UP: Duration = Duration::from_millis(100);
 /// Read of a stream at once.
 const PART_BYTES: usize = 256 << 10;
+/// Of a connection's receive buffer. As the kernel makes them, a reply larger than a new connection's window can stop for 10 to
+/// 110 ms on loopback, whose segments are as large as the window: whoever serves, and on no real network.
+const WINDOW_BYTES: usize = 2 << 20;
 /// Longest head that is read.
 const HEAD_BYTES_MAX: usize = 16 << 10;
 
@@ -121,15 +126,17 @@ pub fn run<'a>(gateway: &Gateway, connections: usize, until: Until, want: impl F
 
 /// Sends `want(0)`, `want(1)`, … at random times that come to `rate` a second, whatever the replies do, and counts each
 /// latency from the moment it was meant to be sent: a request that had to wait for its turn waited. Waiting for a processor that
-/// the server has is no part of that where it can be helped: clients are on other machines.
+/// the server has is no part of that where it can be helped: clients are on other machines. `server`: whose processor time is
+/// counted.
 pub fn open_loop<'a>(
-    gateway: &Gateway,
+    address: SocketAddr,
+    server: Option<u32>,
     rate: f64,
     count: usize,
     seed: u64,
     want: impl Fn(usize) -> Want<'a> + Sync,
 ) -> Result<Outcome, String> {
-    let address = address(gateway);
+    let server_pids = server.as_slice();
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let mut at = 0.0;
     let gaps = (0..count).map(|_| {
@@ -137,7 +144,7 @@ pub fn open_loop<'a>(
         Duration::from_secs_f64(at)
     });
     let times: Vec<Duration> = gaps.collect();
-    let (server, client) = (process::cpu_seconds(&[gateway.pid()]), process::own_cpu_seconds());
+    let (server, client) = (process::cpu_seconds(server_pids), process::own_cpu_seconds());
     // Both threads are made ready before the first request is due.
     let begin = Instant::now() + SET_UP;
     let (due, mut dues) = tokio::sync::mpsc::unbounded_channel();
@@ -186,7 +193,7 @@ pub fn open_loop<'a>(
         client.join().expect("the client does not panic")
     })?;
     outcome.seconds = begin.elapsed().as_secs_f64();
-    outcome.server_cpu_seconds = process::cpu_seconds(&[gateway.pid()]) - server;
+    outcome.server_cpu_seconds = process::cpu_seconds(server_pids) - server;
     outcome.client_cpu_seconds = process::own_cpu_seconds() - client;
     Ok(outcome)
 }
@@ -220,7 +227,7 @@ pub fn stream(gateway: &Gateway, path: &str, bytes: &[u8]) -> Result<Outcome, St
     })
 }
 
-fn address(gateway: &Gateway) -> SocketAddr {
+pub fn address(gateway: &Gateway) -> SocketAddr {
     gateway.public.trim_start_matches("http://").parse().expect("a listener has an address")
 }
 
@@ -266,29 +273,50 @@ struct Connection {
 
 impl Connection {
     async fn open(address: SocketAddr) -> Result<Connection, String> {
-        let stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
+        let socket = TcpSocket::new_v4().map_err(|error| error.to_string())?;
+        // Only root may have that much; the kernel's own size is right without it, but for a reply in some thousands.
+        let _ = set_socket_recv_buffer_size_force(&socket, WINDOW_BYTES);
+        let stream = socket.connect(address).await.map_err(|error| error.to_string())?;
         stream.set_nodelay(true).map_err(|error| error.to_string())?;
         Ok(Connection { stream, address, buffer: Vec::new() })
     }
 
     /// Request number `number`; some of them are compared.
     async fn ask_in_time(&mut self, want: &Want<'_>, number: usize) -> Result<Head, String> {
-        let reply = tokio::time::timeout(REPLY_MAX, self.ask(want)).await;
-        let head =
-            reply.unwrap_or_else(|_| Err("no reply in time".to_owned())).map_err(|error| format!("{}: {error}", want.path))?;
-        match number.is_multiple_of(COMPARED) && self.buffer != want.bytes {
-            true => Err(format!("{}: wrong bytes at {:?}", want.path, want.range)),
-            false => Ok(head),
-        }
+        let reply = tokio::time::timeout(REPLY_MAX, self.ask(want, number.is_multiple_of(COMPARED))).await;
+        reply.unwrap_or_else(|_| Err("no reply in time".to_owned())).map_err(|error| format!("{}: {error}", want.path))
     }
 
-    /// The whole body is in the buffer then.
-    async fn ask(&mut self, want: &Want<'_>) -> Result<Head, String> {
+    async fn ask(&mut self, want: &Want<'_>, is_compared: bool) -> Result<Head, String> {
         let head = self.head(want).await?;
         let here = self.buffer.len();
-        self.buffer.resize(want.bytes.len(), 0);
-        self.stream.read_exact(&mut self.buffer[here..]).await.map_err(|error| format!("in the body: {error}"))?;
+        if is_compared {
+            self.buffer.resize(want.bytes.len(), 0);
+            self.stream.read_exact(&mut self.buffer[here..]).await.map_err(|error| format!("in the body: {error}"))?;
+            if self.buffer != want.bytes {
+                return Err(format!("wrong bytes at {:?}", want.range));
+            }
+        } else {
+            self.pass_over(want.bytes.len() - here).await.map_err(|error| format!("in the body: {error}"))?;
+        }
         Ok(head)
+    }
+
+    /// Takes so many bytes off the connection without copying them: what a client does with a body costs the server's cores here,
+    /// and waits in this one thread's queue.
+    async fn pass_over(&mut self, mut left: usize) -> std::io::Result<()> {
+        while left > 0 {
+            self.stream.readable().await?;
+            self.buffer.resize(left.max(self.buffer.len()), 0);
+            let take = || Ok(rustix::net::recv(&self.stream, &mut self.buffer[..left], RecvFlags::TRUNC)?.1);
+            match self.stream.try_io(Interest::READABLE, take) {
+                Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+                Ok(taken) => left -= taken,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     /// Sends a request and reads the head of its reply; what came of the body with it is in the buffer.

@@ -14,6 +14,7 @@
 mod adding;
 mod archive;
 mod beside_nginx;
+mod bound;
 mod content;
 mod directory;
 mod load;

@@ -32,14 +32,15 @@ fn ticks_per_second() -> f64 {
     rustix::param::clock_ticks_per_second() as f64
 }
 
-/// Lets this thread, and those it starts, run before all others: a load generator then sees what one on a machine of its own
-/// would. It takes root and `chrt`; false if that is missing.
+/// Lets this thread, and those it starts, run before others: a load generator then sees nearly what one on a machine of its own
+/// would. It takes root and `renice`; false if that is missing. (Real-time threads would be worse: once a second the kernel lets
+/// all others run before them.)
 pub fn run_before_others() -> bool {
     let Ok(thread) = std::fs::read_link("/proc/thread-self") else { return false };
     let thread = thread.file_name().unwrap_or_default().to_owned();
-    let mut chrt = Command::new("chrt");
-    chrt.args(["--fifo", "--pid", "10"]).arg(thread).stdout(Stdio::null()).stderr(Stdio::null());
-    chrt.status().is_ok_and(|status| status.success())
+    let mut renice = Command::new("renice");
+    renice.args(["-n", "-20", "-p"]).arg(thread).stdout(Stdio::null()).stderr(Stdio::null());
+    renice.status().is_ok_and(|status| status.success())
 }
 
 /// Resident memory now, in MiB.

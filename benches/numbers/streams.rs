@@ -1,12 +1,14 @@
 //! Uncached reads as many visitors make them: sent when they want to, whether others are answered or not; and as one
 //! visitor does who wants a whole file.
 
+use std::time::Duration;
+
 use compat_tests::Gateway;
 
 use crate::load::{self, Outcome};
 use crate::ranges::{Bed, FROM_HOSTS};
 use crate::report::{Goal, Report, Samples, number, quantile};
-use crate::{Plan, process, uncached};
+use crate::{Plan, bound, process, uncached};
 
 /// Part of the rate that four waiting clients reach.
 const LOAD: f64 = 0.6;
@@ -48,10 +50,11 @@ fn one_stream(plan: &Plan, report: &mut Report, bed: &Bed) -> Result<(), String>
 /// What is asked of four waiting clients, in reads a second (`ranges` says what they reach).
 const RATE_ASKED: f64 = 2200.0;
 
-/// Each round finds out what the machine gives just now, and sends a share of that; and the same share of what is asked.
+/// Each round finds out what the machine gives just now, and sends a share of that; and the same share of what is asked. Both
+/// also to a server that only uses as much of the processors: no scheduling of ours could make the tail shorter than its.
 fn open_loop(plan: &Plan, report: &mut Report, bed: &Bed) -> Result<(), String> {
     let mut closed = Samples::default();
-    let [mut of_reached, mut of_asked] = <[Sent; 2]>::default();
+    let [mut of_reached, mut of_asked] = <[Pair; 2]>::default();
     for round in 0..plan.rounds as u64 {
         let gateway = uncached(&bed.data);
         bed.touch_leaves(&gateway, round)?;
@@ -66,6 +69,38 @@ fn open_loop(plan: &Plan, report: &mut Report, bed: &Bed) -> Result<(), String> 
     Ok(())
 }
 
+/// The same load on the gateway and on the bound.
+#[derive(Default)]
+struct Pair {
+    gateway: Sent,
+    bound: Sent,
+}
+
+impl Pair {
+    fn at(&mut self, rate: f64, plan: &Plan, gateway: &Gateway, bed: &Bed, round: u64) -> Result<(), String> {
+        let reads = plan.size(READS, 2000).div_ceil(plan.rounds);
+        let send = |address, server| {
+            load::open_loop(address, server, rate, reads, SEED + round, |number| bed.range(number, round))?.only(FROM_HOSTS)
+        };
+        let outcome = send(load::address(gateway), Some(gateway.pid()))?;
+        let each = Duration::from_secs_f64(outcome.server_us() * 1e-6);
+        self.gateway.take(outcome);
+        let outcome = bound::serve(&bed.content, each, |address| send(address, None));
+        self.bound.take(outcome.map_err(|error| format!("the bound: {error}"))??);
+        Ok(())
+    }
+
+    fn tell(mut self, how: &str, report: &mut Report) {
+        let name = format!("ranges of 256 KiB, uncached, {how}: p999 over p50");
+        let server_us = self.gateway.server_us.median();
+        self.gateway.tell(&name, Goal::AtMost(6.0), &format!("server {server_us:.0} us a request; "), report);
+        let name = "the same load on a thread for each processor that only uses so much of it and sends the bytes: p999 over p50";
+        self.bound.tell(name, Goal::None, "", report);
+        let [gateway, bound] = [&mut self.gateway, &mut self.bound].map(|sent| quantile(&mut sent.latencies_ms, 0.999));
+        report.row("p999 over that one's p999", "x", &[gateway / bound].into_iter().collect(), Goal::None, "");
+    }
+}
+
 /// Reads sent whatever became of those before them.
 #[derive(Default)]
 struct Sent {
@@ -76,27 +111,21 @@ struct Sent {
 }
 
 impl Sent {
-    fn at(&mut self, rate: f64, plan: &Plan, gateway: &Gateway, bed: &Bed, round: u64) -> Result<(), String> {
-        let reads = plan.size(READS, 2000).div_ceil(plan.rounds);
-        let outcome: Outcome =
-            load::open_loop(gateway, rate, reads, SEED + round, |number| bed.range(number, round))?.only(FROM_HOSTS)?;
+    fn take(&mut self, outcome: Outcome) {
         self.rates.push(outcome.rate());
         self.server_us.push(outcome.server_us());
         self.is_client_late |= !outcome.is_client_first;
         self.latencies_ms.extend(outcome.latencies_ms);
-        Ok(())
     }
 
-    fn tell(mut self, how: &str, report: &mut Report) {
+    fn tell(&mut self, name: &str, goal: Goal, server: &str, report: &mut Report) {
         let [p50, p999] = [0.5, 0.999].map(|share| quantile(&mut self.latencies_ms, share));
         let client = if self.is_client_late { "shares the processors with" } else { "runs before" };
         let beside = format!(
-            "{}/s by a client that {client} the server; server {:.0} us a request; {}",
+            "{}/s by a client that {client} the server; {server}{}",
             self.rates.show(),
-            self.server_us.median(),
             load::quantiles(&self.latencies_ms)
         );
-        let name = format!("ranges of 256 KiB, uncached, {how}: p999 over p50");
-        report.row(&name, "x", &[p999 / p50].into_iter().collect(), Goal::AtMost(6.0), &beside);
+        report.row(name, "x", &[p999 / p50].into_iter().collect(), goal, &beside);
     }
 }
