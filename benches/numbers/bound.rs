@@ -7,7 +7,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use rustix::buffer::spare_capacity;
@@ -21,6 +21,8 @@ use crate::load::header;
 const LOOK_EVERY: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 /// The listener among the connections, which are numbered from 1.
 const LISTENER: u64 = 0;
+/// One thread is told, and others only when it has done.
+const ONCE: epoll::EventFlags = epoll::EventFlags::IN.union(epoll::EventFlags::ONESHOT);
 /// The load generator's requests are far smaller and come whole.
 const REQUEST_BYTES_MAX: usize = 4096;
 
@@ -54,8 +56,6 @@ pub fn serve<T>(content: &[u8], each: Duration, ask: impl FnOnce(SocketAddr) -> 
     })
 }
 
-const ONCE: epoll::EventFlags = epoll::EventFlags::IN.union(epoll::EventFlags::ONESHOT);
-
 impl Bound<'_> {
     fn run(&self) -> std::io::Result<()> {
         let mut sending = Duration::ZERO;
@@ -66,14 +66,15 @@ impl Bound<'_> {
             for event in &events {
                 match event.data.u64() {
                     LISTENER => self.accept()?,
-                    number => match self.answer(number, &mut sending) {
-                        Err(error) if error.kind() != ErrorKind::UnexpectedEof => return Err(error),
-                        _ => {}
-                    },
+                    number => self.answer(number, &mut sending)?,
                 }
             }
         }
         Ok(())
+    }
+
+    fn connections(&self) -> MutexGuard<'_, HashMap<u64, Arc<TcpStream>>> {
+        self.connections.lock().expect("nobody panics with it")
     }
 
     fn accept(&self) -> std::io::Result<()> {
@@ -81,7 +82,7 @@ impl Bound<'_> {
         stream.set_nodelay(true)?;
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let stream = Arc::new(stream);
-        self.connections.lock().expect("nobody panics with it").insert(number, stream.clone());
+        self.connections().insert(number, stream.clone());
         epoll::add(&self.ready, &stream, epoll::EventData::new_u64(number), ONCE)?;
         Ok(epoll::modify(&self.ready, &self.listener, epoll::EventData::new_u64(LISTENER), ONCE)?)
     }
@@ -89,12 +90,12 @@ impl Bound<'_> {
     /// `sending`: what the last reply of this thread took to send.
     fn answer(&self, number: u64, sending: &mut Duration) -> std::io::Result<()> {
         let begin = thread_time();
-        let stream = self.connections.lock().expect("nobody panics with it")[&number].clone();
+        let stream = self.connections()[&number].clone();
         let mut request = [0; REQUEST_BYTES_MAX];
         let have = (&*stream).read(&mut request)?;
         if have == 0 {
-            self.connections.lock().expect("nobody panics with it").remove(&number);
-            return Err(ErrorKind::UnexpectedEof.into());
+            self.connections().remove(&number);
+            return Ok(());
         }
         let range = range(&String::from_utf8_lossy(&request[..have])).ok_or(ErrorKind::InvalidData)?;
         while thread_time() - begin + *sending < self.each {}
