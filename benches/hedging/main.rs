@@ -35,6 +35,7 @@ fn main() {
         reads: value_of(&args, "--reads"),
         seed_first: value_of(&args, "--seeds"),
         only: value_of(&args, "--only"),
+        slow_share: value_of(&args, "--slow-share"),
         svg: value_of(&args, "--svg"),
     });
 }

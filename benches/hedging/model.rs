@@ -12,6 +12,8 @@ pub const READ_MAX_MS: f64 = 30_000.0;
 pub struct Host {
     pub median_ms: f64,
     pub more_ms: f64,
+    /// Of its answers, those that are 5 to 50 times slower.
+    pub slow_share: f64,
     pub dead: bool,
 }
 
@@ -25,13 +27,32 @@ pub struct World {
     pub copies: usize,
     pub slow: usize,
     pub dead: usize,
+    /// Of a host's answers, those that are slow.
+    pub slow_share: f64,
 }
 
-pub const NINE: World = World { name: "9 hosts, need 6, all well", hosts: 9, need: 6, copies: 4, slow: 0, dead: 0 };
-pub const THIRTY: World =
-    World { name: "30 hosts, need 10, two slow by 1 s, one dead", hosts: 30, need: 10, copies: 10, slow: 2, dead: 1 };
-pub const SIX_OF_NINE: World =
-    World { name: "9 hosts, need 6, two slow by 1 s, one dead: exactly 6 good", hosts: 9, need: 6, copies: 4, slow: 2, dead: 1 };
+const SLOW_SHARE: f64 = 0.01;
+
+pub const NINE: World =
+    World { name: "9 hosts, need 6, all well", hosts: 9, need: 6, copies: 4, slow: 0, dead: 0, slow_share: SLOW_SHARE };
+pub const THIRTY: World = World {
+    name: "30 hosts, need 10, two slow by 1 s, one dead",
+    hosts: 30,
+    need: 10,
+    copies: 10,
+    slow: 2,
+    dead: 1,
+    slow_share: SLOW_SHARE,
+};
+pub const SIX_OF_NINE: World = World {
+    name: "9 hosts, need 6, two slow by 1 s, one dead: exactly 6 good",
+    hosts: 9,
+    need: 6,
+    copies: 4,
+    slow: 2,
+    dead: 1,
+    slow_share: SLOW_SHARE,
+};
 
 fn normal(random: &mut ChaCha8Rng) -> f64 {
     (-2.0 * random.random_range(f64::MIN_POSITIVE..1.0).ln()).sqrt() * (std::f64::consts::TAU * random.random_range(0.0..1.0)).cos()
@@ -39,7 +60,7 @@ fn normal(random: &mut ChaCha8Rng) -> f64 {
 
 pub fn answer_ms(host: &Host, random: &mut ChaCha8Rng) -> f64 {
     let usual = host.median_ms * (0.3 * normal(random)).exp();
-    let slow = if random.random_bool(0.01) { random.random_range(5.0..50.0) } else { 1.0 };
+    let slow = if random.random_bool(host.slow_share) { random.random_range(5.0..50.0) } else { 1.0 };
     if host.dead { f64::INFINITY } else { usual * slow + host.more_ms }
 }
 
@@ -53,8 +74,14 @@ pub fn shuffled(count: usize, random: &mut ChaCha8Rng) -> Vec<usize> {
 
 pub fn hosts_of(world: &World, seed: u64) -> Vec<Host> {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
-    let mut hosts: Vec<Host> =
-        (0..world.hosts).map(|_| Host { median_ms: 20.0 * (0.4 * normal(&mut random)).exp(), more_ms: 0.0, dead: false }).collect();
+    let mut hosts: Vec<Host> = (0..world.hosts)
+        .map(|_| Host {
+            median_ms: 20.0 * (0.4 * normal(&mut random)).exp(),
+            more_ms: 0.0,
+            slow_share: world.slow_share,
+            dead: false,
+        })
+        .collect();
     let order = shuffled(world.hosts, &mut random);
     order[..world.slow].iter().for_each(|host| hosts[*host].more_ms = 1000.0);
     order[world.slow..world.slow + world.dead].iter().for_each(|host| hosts[*host].dead = true);

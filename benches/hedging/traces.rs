@@ -171,19 +171,20 @@ impl Read<'_> {
         self.asked.push((host, now));
     }
 
-    /// Spares at a deadline and again after waits that double, as the program does it. `spares` says how many with so many
-    /// missing, `pay` whether there is another one after so long.
-    fn hedge(&mut self, first: f64, spares: impl Fn(usize) -> usize, mut pay: impl FnMut(f64) -> bool) {
-        let (mut now, mut wait) = (first, first);
+    /// Spares at a deadline and again after waits that double, as the program does it: so many more than are missing the first
+    /// time, `more` each time after it. `pay` says whether there is another one after so long; first come those for what is missing.
+    fn hedge(&mut self, (first, first_more): (f64, usize), more: usize, mut pay: impl FnMut(f64, bool) -> bool) {
+        let (mut now, mut at_once, mut wait) = (first, first_more, first * (1 + first_more.min(1)) as f64);
         while self.end() > now && now < READ_MAX_MS && !self.waiting.is_empty() {
-            for _ in 0..spares(self.missing(now)) {
-                if self.waiting.is_empty() || !pay(now) {
+            let missing = self.missing(now);
+            for number in 0..missing + at_once {
+                if self.waiting.is_empty() || !pay(now, number >= missing) {
                     break;
                 }
                 self.ask(now);
             }
-            wait *= 2.0;
             now += wait;
+            (at_once, wait) = (more, wait * 2.0);
         }
     }
 
@@ -239,12 +240,12 @@ fn read(learnt: &mut Learnt, answers: &[f64], ask: &Ask, policy: Policy) -> (f64
             };
             explore(learnt, &mut read);
             let budget = &mut learnt.budget;
-            let pay = |now: f64| {
+            let pay = |now: f64, _| {
                 let paid = *budget >= 1.0 || now >= 500.0;
                 *budget -= if paid { 1.0 } else { 0.0 };
                 paid
             };
-            read.hedge(at, |missing| missing + more, pay);
+            read.hedge((at, more), more, pay);
         }
         Policy::Program | Policy::ProgramUntold => {
             let piece = Cost { bytes: ask.piece_bytes, requests: 1 };
@@ -255,10 +256,14 @@ fn read(learnt: &mut Learnt, answers: &[f64], ask: &Ask, policy: Policy) -> (f64
                 }
                 paid
             });
-            let at = deadline(&spreads(learnt, &read), plan.in_time);
+            let patience = policy::patience(&spreads(learnt, &read), ask.need, plan.late, Duration::ZERO);
             explore(learnt, &mut read);
-            let pay = |now: f64| learnt.purse.spend(window, policy::lateness(ms(now), ms(at)), piece);
-            read.hedge(at, |missing| policy::spares(ask.need, missing), pay);
+            let pay = |now: f64, is_more: bool| {
+                let late = policy::lateness(ms(now), patience.deadline);
+                learnt.purse.spend(window, if is_more { Spare::Eager } else { late }, piece)
+            };
+            let first = patience.deadline.as_secs_f64() * 1e3;
+            read.hedge((first, patience.more), usize::from(ask.need > 1), pay);
         }
     }
     // Whoever has not answered by the end of a read is replaced then.
@@ -365,7 +370,7 @@ fn largest(values: &[f64]) -> f64 {
 type Frontier = BTreeMap<&'static str, Vec<(String, f64, f64)>>;
 
 /// All policies, all reads alike.
-fn compare(world: &'static World, seeds: &[u64], reads: usize, frontier: &mut Frontier) {
+fn compare(world: &World, seeds: &[u64], reads: usize, frontier: &mut Frontier) {
     println!("\n### {}\n", world.name);
     println!("| policy | extra | p50 | p99 | p999 | p999 / p50 | p50 / bound's | p999 / bound's | of the worst seed |");
     println!("|---|---|---|---|---|---|---|---|---|");
@@ -537,10 +542,11 @@ fn mixed(world: &World, seeds: &[u64], firsts: usize) {
 type Change = fn(&mut [Host]);
 
 /// What happens to all hosts in the middle of a run.
-const EVENTS: [(&str, Change); 4] = [
+const EVENTS: [(&str, Change); 5] = [
     ("nothing", |_| {}),
     ("all get 5 times slower", |hosts| hosts.iter_mut().for_each(|host| host.median_ms *= 5.0)),
     ("all get 100 times slower", |hosts| hosts.iter_mut().for_each(|host| host.median_ms *= 100.0)),
+    ("slow answers are three times as many", |hosts| hosts.iter_mut().for_each(|host| host.slow_share *= 3.0)),
     ("the quickest never answers again", |hosts| {
         let quickest = hosts.iter_mut().filter(|host| !host.dead && host.more_ms == 0.0);
         quickest.min_by(|one, other| one.median_ms.total_cmp(&other.median_ms)).expect("some are well").dead = true;
@@ -616,6 +622,8 @@ pub struct Plan {
     pub seed_first: Option<u64>,
     /// One of the tables: `alike`, `mixed`, `events`.
     pub only: Option<String>,
+    /// Of all answers, those that are slow.
+    pub slow_share: Option<f64>,
     /// Where the frontier is drawn.
     pub svg: Option<String>,
 }
@@ -627,15 +635,16 @@ pub fn compare_all(plan: &Plan) {
     let reads = plan.reads.unwrap_or(READS) / seeds.len();
     println!("Seeds {} to {}, {reads} counted reads of each; medians, milliseconds.", seeds[0], seeds[seeds.len() - 1]);
     let wanted = |table: &str| plan.only.as_deref().is_none_or(|only| only == table);
+    let world = |world: World| World { slow_share: plan.slow_share.unwrap_or(world.slow_share), ..world };
     let mut frontier = Frontier::new();
     if wanted("alike") {
-        [&NINE, &THIRTY, &SIX_OF_NINE].into_iter().for_each(|world| compare(world, &seeds, reads, &mut frontier));
+        [NINE, THIRTY, SIX_OF_NINE].map(world).iter().for_each(|world| compare(world, &seeds, reads, &mut frontier));
     }
     if wanted("mixed") {
-        [&THIRTY, &NINE].into_iter().for_each(|world| mixed(world, &seeds, reads));
+        [THIRTY, NINE].map(world).iter().for_each(|world| mixed(world, &seeds, reads));
     }
     if wanted("events") {
-        [&THIRTY, &NINE].into_iter().for_each(|world| eventful(world, &seeds, reads));
+        [THIRTY, NINE].map(world).iter().for_each(|world| eventful(world, &seeds, reads));
     }
     if let Some(file) = &plan.svg {
         std::fs::write(file, plot(&frontier)).expect("the plot can be written");

@@ -1,9 +1,13 @@
 //! When a read asks for spares, and how many: reckoned from how its hosts' times are spread and from what it may spend. Pure.
 //!
-//! A read of `need` pieces has one deadline for the whole of it: the moment by which `need` answers are in with the chance
-//! [`Plan::in_time`]. When it passes, as many spares are asked as pieces are missing, and one more. The chance is chosen so
+//! A read of `need` pieces has one deadline for the whole of it: the moment by which `need` answers are in with a certain chance.
+//! When it passes, as many spares are asked as pieces are missing, and one more. The chance is chosen so
 //! that spares cost the read's share of the purse ([`Purse::begin`](super::budget::Purse::begin)) and no more: a deadline that
 //! is too early spends the purse on reads that are a little late, and has nothing left for the one that hangs.
+//!
+//! Where some answers are many times slower than the others, there is a chance that no deadline reaches before them. A share that
+//! asks for more than that would have every slow answer waited for, to save a spare in a hundred reads. Then the one more is
+//! left out, which halves the price and brings the deadline back before the slow answers ([`patience`]).
 //!
 //! The first window of a reply may spend more. Nothing that is learnt while it runs comes early enough to bring its slowest
 //! thousandth near what can be had at all, so it asks [`Plan::eager`] hosts more from the start, and its deadline is for what
@@ -32,8 +36,12 @@ const OVERDUE_MIN: Duration = Duration::from_millis(100);
 const HUNG_MIN: Duration = Duration::from_secs(2);
 /// With fewer spares from the start than this a deadline that passes is the usual end of the slowest reads.
 const WHOLE_SPARES_FEW: usize = 2;
-/// Pieces missing when a deadline passes, on the average: what spares cost is reckoned with it.
-const MISSING_MEAN: f64 = 1.15;
+/// Spares that a deadline which passes costs, on the average: pieces missing, and one more.
+const SPARES_MEAN: f64 = 2.15;
+/// Without the one more, but with what the next look costs where a spare is late itself.
+const BARE_SPARES_MEAN: f64 = 1.35;
+/// A deadline so many times later than what is usual waits for what is slow, and not for what is a little late.
+const USUAL_FACTOR: u32 = 2;
 /// With a later deadline little is gained, with an earlier one much is spent on reads that end by themselves.
 const IN_TIME_MIN: f64 = 0.70;
 /// However little there is to spend, one read in a hundred may: it meets a host that hangs.
@@ -43,19 +51,36 @@ const DEADLINE_MAX: Duration = Duration::from_secs(10);
 /// Halvings of the interval that the deadline is sought in: to about one part in a thousand.
 const STEPS: u32 = 24;
 
-/// What one read does about late hosts.
+/// What one read may do about late hosts.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Plan {
     /// Spares to ask from the start.
     pub eager: usize,
-    /// The deadline is the moment by which the read has ended with this chance.
-    pub in_time: f64,
+    /// Spares that such a read may ask later, on the average.
+    pub late: f64,
+}
+
+/// How long a read waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience {
+    /// When it is late, after its beginning.
+    pub deadline: Duration,
+    /// Spares that it asks then beyond those for what is missing.
+    pub more: usize,
+}
+
+impl Patience {
+    /// Between the deadline and the next look at what is missing; each wait after that is twice as long, for what came so late is a
+    /// worse guide than before. Spares of which one may be late are looked at sooner.
+    pub fn next(self) -> Duration {
+        self.deadline * (1 + self.more as u32)
+    }
 }
 
 /// Why a spare is asked: who goes on longest while the purse empties comes last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Spare {
-    /// From the start, so that nobody is late; also of hosts that nobody asked lately.
+    /// From the start, so that nobody is late; also of hosts that nobody asked lately, and one more than are missing.
     Eager,
     /// The read's deadline has passed.
     Late,
@@ -102,17 +127,26 @@ pub fn plan(window: Window, need: usize, share: Share, mut take: impl FnMut() ->
     let eager = (0..wished).take_while(|_| take()).count();
     // What was refused is not spent in another way: the purse is low, and a later window's deadline is what it keeps money for.
     let late = if eager < wished { left.max(share.later * need as f64) } else { left };
-    Plan { eager, in_time: (1.0 - late / late_spares(need, MISSING_MEAN)).clamp(IN_TIME_MIN, IN_TIME_MAX) }
+    Plan { eager, late }
 }
 
-/// Spares at a deadline with so many pieces missing: one more, for with none a spare that is late itself costs another
-/// deadline. Of a base sector it is one host and then another.
-pub fn spares(need: usize, missing: usize) -> usize {
-    late_spares(need, missing as f64) as usize
-}
-
-fn late_spares(need: usize, missing: f64) -> f64 {
-    if need == 1 { 1.0 } else { missing + 1.0 }
+/// One more spare than pieces are missing, for with none a spare that is late itself costs another wait; unless the deadline that
+/// pays for it came after that wait. Of a base sector it is one host and then another. And nobody waits longer than twice
+/// what such reads usually take: if that asks more than there is, the purse stops what is needed least.
+///
+/// `late` is the read's of [`Plan`]; nothing is late before `least`.
+pub fn patience(asked: &[Spread], need: usize, late: f64, least: Duration) -> Patience {
+    let at = |spares: f64| deadline(asked, need, (1.0 - late / spares).clamp(IN_TIME_MIN, IN_TIME_MAX), least);
+    let not_late = |patience: Patience| {
+        let usual = deadline(asked, need, 0.5, least);
+        Patience { deadline: patience.deadline.min(usual * USUAL_FACTOR), ..patience }
+    };
+    if need == 1 {
+        return not_late(Patience { deadline: at(1.0), more: 0 });
+    }
+    let with_more = Patience { deadline: at(SPARES_MEAN), more: 1 };
+    let bare = not_late(Patience { deadline: at(BARE_SPARES_MEAN), more: 0 });
+    if with_more.deadline <= bare.deadline + bare.next() { with_more } else { bare }
 }
 
 /// How a spare is to be paid that is asked after so long, when `patience` was the deadline.
@@ -162,25 +196,24 @@ mod tests {
     fn plans_follow_from_what_may_be_spent() {
         use Window::{First, Later};
         let rows = [
-            (Later, 1, 0.045, 9, 0, 0.955),
-            (Later, 6, 0.045, 9, 0, 0.874),
-            (Later, 10, 0.045, 9, 0, 0.79),
-            (Later, 30, 0.045, 9, 0, IN_TIME_MIN),
+            (Later, 1, 0.045, 9, 0, 0.045),
+            (Later, 6, 0.045, 9, 0, 0.27),
+            (Later, 10, 0.045, 9, 0, 0.45),
             // The most a first window may spend.
-            (First, 1, 0.30, 9, 0, IN_TIME_MIN),
-            (First, 6, 0.30, 9, 1, IN_TIME_MIN),
-            (First, 10, 0.30, 9, 3, IN_TIME_MAX),
+            (First, 1, 0.30, 9, 0, 0.30),
+            (First, 6, 0.30, 9, 1, 0.80),
+            (First, 10, 0.30, 9, 3, 0.0),
             // Less.
-            (First, 10, 0.27, 9, 3, IN_TIME_MAX),
-            (First, 10, 0.25, 9, 2, IN_TIME_MAX),
-            (First, 10, 0.12, 9, 1, 0.907),
-            (First, 10, 0.05, 9, 0, 0.767),
+            (First, 10, 0.27, 9, 3, 0.0),
+            (First, 10, 0.25, 9, 2, 0.0),
+            (First, 10, 0.12, 9, 1, 0.20),
+            (First, 10, 0.05, 9, 0, 0.50),
             // The purse has no more at hand.
-            (First, 10, 0.30, 2, 2, 0.79),
-            (First, 10, 0.30, 0, 0, 0.79),
-            (First, 10, 0.0, 9, 0, IN_TIME_MAX),
+            (First, 10, 0.30, 2, 2, 0.45),
+            (First, 10, 0.30, 0, 0, 0.45),
+            (First, 10, 0.0, 9, 0, 0.0),
         ];
-        for (window, need, own, eager_max, eager, in_time) in rows {
+        for (window, need, own, eager_max, eager, late) in rows {
             let mut left: i32 = eager_max;
             let take = || {
                 left -= 1;
@@ -189,9 +222,50 @@ mod tests {
             let plan = plan(window, need, Share { own, later: 0.045, turn: 0.6 }, take);
             let share = own;
             assert_eq!(plan.eager, eager, "{window:?} {need} {share}");
-            assert!((plan.in_time - in_time).abs() < 0.01, "{window:?} {need} {share}: {plan:?}");
+            assert!((plan.late - late).abs() < 0.01, "{window:?} {need} {share}: {plan:?}");
         }
-        assert_eq!([spares(1, 1), spares(6, 1), spares(10, 4)], [1, 2, 5]);
+    }
+
+    /// Ten hosts that answer within 10 to 20 ms, but for a part of their answers, which take half a second.
+    #[test]
+    fn no_deadline_waits_for_slow_answers() {
+        let host = |slow_percent: u64| {
+            let samples = (0..1_000u64).map(|i| if i % 100 < slow_percent { 500_000 } else { 10_000 + 10 * i });
+            Spread::of(samples.map(Duration::from_micros)).expect("samples")
+        };
+        let patience = |slow_percent, late| patience(&vec![host(slow_percent); 10], 10, late, Duration::ZERO);
+        // (slow answers in a hundred, spares the read may ask, spares at the deadline beyond what is missing)
+        let rows = [
+            // All of ten are quick with a chance of 0.904, 0.817 and 0.737.
+            (0, 0.2, 1),
+            (1, 0.45, 1),
+            (1, 0.27, 1),
+            (1, 0.2, 0),
+            (2, 0.45, 1),
+            (2, 0.27, 0),
+            (3, 0.45, 0),
+            // Nothing that it may spend would do: it is late nevertheless.
+            (3, 0.2, 0),
+            (3, 0.0, 0),
+        ];
+        for (slow_percent, late, more) in rows {
+            let patience = patience(slow_percent, late);
+            assert!((18..45).contains(&patience.deadline.as_millis()), "{slow_percent} {late}: {patience:?}");
+            assert_eq!(patience.more, more, "{slow_percent} {late}: {patience:?}");
+        }
+        // Of a base sector another host is asked, whoever is late.
+        let of_base = super::patience(&[host(5)], 1, 0.027, Duration::ZERO);
+        assert!((18..45).contains(&of_base.deadline.as_millis()) && of_base.more == 0, "{of_base:?}");
+        // What is spread widely of itself is waited for.
+        let wide = Spread::of((1..=1_000).map(Duration::from_millis)).expect("samples");
+        let wide = super::patience(&vec![wide; 10], 10, 0.45, Duration::ZERO);
+        assert!(wide.more == 1 && wide.deadline > Duration::from_millis(930), "{wide:?}");
+    }
+
+    #[test]
+    fn a_bare_deadline_is_looked_after_sooner() {
+        let at = |more| Patience { deadline: Duration::from_millis(40), more }.next().as_millis();
+        assert_eq!([at(0), at(1)], [40, 80]);
     }
 
     #[test]

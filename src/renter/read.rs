@@ -2,7 +2,7 @@
 //!
 //! A race starts as many requests as pieces are needed, at the hosts with the least predicted time, and for the first window
 //! of a reply a few more. A piece that fails or is wrong is replaced at once. One deadline stands for the whole read, reckoned
-//! from the spread of its hosts' times ([`policy`]). When it passes, as many spares as pieces are missing, and one more, are
+//! from the spread of its hosts' times ([`policy`]). When it passes, as many spares as pieces are missing, and mostly one more, are
 //! asked, as far as the purse of extra bytes and requests goes ([`budget`](super::budget)). Now and then a host that nobody
 //! chose for long is asked beside the others. If no `need` pieces are right as a whole, what is right of each is put
 //! together ([`torn`]). Dropping the future drops all requests with it.
@@ -20,7 +20,7 @@ use super::{
     compute,
     host::{DRAIN_MAX, DRAIN_MAX_BYTES, Spread},
     piece::{Check, Fault, Fetched, Unchecked, Wanted, blame, expected, fetch},
-    policy::{self, Plan, Spare},
+    policy::{self, Patience, Plan, Spare},
     torn::{self, Stretch, Torn},
 };
 use crate::{
@@ -329,11 +329,11 @@ impl<'a> Race<'a> {
 
     async fn run(&mut self) -> Result<Vec<Stretch>, Lost> {
         let mut running = FuturesUnordered::new();
-        let (asked, first_patience) = self.plan();
+        let (asked, patience) = self.plan();
         running.extend(asked.into_iter().map(|candidate| self.start(candidate)));
-        let mut patience = first_patience;
+        let (mut more, mut wait) = (patience.more, patience.next());
         let end = self.began + READ_MAX;
-        let alarm = sleep_until(self.began + patience);
+        let alarm = sleep_until(self.began + patience.deadline);
         tokio::pin!(alarm);
         while !self.is_won() {
             tokio::select! {
@@ -350,15 +350,15 @@ impl<'a> Race<'a> {
                         self.late += running.len();
                         break;
                     }
-                    let spare = policy::lateness(now - self.began, first_patience);
-                    for _ in 0..policy::spares(self.need, self.need - self.won.len()) {
-                        let Some(candidate) = self.take_spare(spare) else { break };
+                    let missing = self.need - self.won.len();
+                    for number in 0..missing + more {
+                        let late = policy::lateness(now - self.began, patience.deadline);
+                        let Some(candidate) = self.take_spare(if number < missing { late } else { Spare::Eager }) else { break };
                         running.push(self.start(candidate));
                     }
-                    // Each further alarm waits twice as long: what came so late is a worse guide than before.
-                    patience *= 2;
-                    let next = if self.waiting.is_empty() { end } else { end.min(now + patience) };
+                    let next = if self.waiting.is_empty() { end } else { end.min(now + wait) };
                     alarm.as_mut().reset(next);
+                    (more, wait) = (usize::from(self.need > 1), wait * 2);
                 }
             }
         }
@@ -372,7 +372,7 @@ impl<'a> Race<'a> {
     }
 
     /// Whom to ask at once, and how long to wait until it is late.
-    fn plan(&mut self) -> (Vec<Candidate>, Duration) {
+    fn plan(&mut self) -> (Vec<Candidate>, Patience) {
         let mut needed = Cost::default();
         for candidate in self.waiting.iter().take(self.need) {
             let cost = self.cost(candidate);
@@ -384,7 +384,7 @@ impl<'a> Race<'a> {
         // Hosts on this machine: nobody feels what a spare would save, and it would cost what the others wait for.
         let quick = policy::deadline(&spreads, self.need, QUICK_CHANCE, HEDGE_MIN) == HEDGE_MIN;
         let window = if quick { Window::Later } else { self.window };
-        let Plan { in_time, .. } = policy::plan(window, self.need, share, || {
+        let Plan { late, .. } = policy::plan(window, self.need, share, || {
             let Some(spare) = self.take_spare(Spare::Eager) else { return false };
             spreads.extend(self.spread(&spare));
             asked.push(spare);
@@ -392,7 +392,7 @@ impl<'a> Race<'a> {
         });
         // It is not reckoned with: mostly it is still slow.
         asked.extend(self.take_stale());
-        (asked, policy::deadline(&spreads, self.need, in_time, HEDGE_MIN))
+        (asked, policy::patience(&spreads, self.need, late, HEDGE_MIN))
     }
 
     fn cost(&self, candidate: &Candidate) -> Cost {
