@@ -1,8 +1,7 @@
 //! When to ask for spares, and how many. Prints the tables of `docs/hedging.md`.
 //!
-//! `cargo bench --bench hedging [-- --reads N] [--seeds FROM] [--only alike|mixed|events] [--slow-share PART] [--svg FILE]`: policies on
-//! traces
-//! ([`traces`]); `--svg` draws the frontier.
+//! `cargo bench --bench hedging [-- --reads N] [--seeds FROM] [--only alike|mixed|events] [--slow-share PART] [--svg FILE]`:
+//! policies on traces ([`traces`]); `--svg` draws the frontier.
 //!
 //! `cargo bench --bench hedging -- sockets [--shape nine|thirty] [--reads N] [--rate PER_SECOND] [--part N] [--keep FILE]`: the
 //! program's own reads through its S3 client, servers, and proxies that take their time ([`sockets`]).

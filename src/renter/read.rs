@@ -31,8 +31,9 @@ use crate::{
 /// A read that has not come to an end by then answers `TimedOut`: longer than a host's own time-outs and a retry, shorter
 /// than the minute after which browsers and proxies give up.
 pub(super) const READ_MAX: Duration = Duration::from_secs(30);
-/// No spare before this: on one machine two cores' scheduling alone makes 5 ms, and spares would only add to it.
-const HEDGE_MIN: Duration = Duration::from_millis(5);
+/// No spare before this: hosts on this machine wait for its processors, at three quarters of what two of them can do one read in a
+/// hundred for 5 ms, and spares would make that longer for all.
+const HEDGE_MIN: Duration = Duration::from_millis(10);
 /// Hosts of which a read has what it needs before [`HEDGE_MIN`] with this chance need no spares from the start.
 const QUICK_CHANCE: f64 = 0.95;
 /// A host is asked at most so often for a piece, and again only after a failure that may pass.
