@@ -7,8 +7,8 @@
 //! windows then get by with less, and while replies are nothing but first windows, these have no more than others. The shares
 //! follow from what was read lately ([`Purse::begin`]), the buckets hold whatever the shares come to.
 //!
-//! A purse that runs low stops the least needed first ([`Spare`]): spares from the start while half of it is left, then spares
-//! of late reads; reads that are much too late go into debt, which is paid back before anybody else spends.
+//! A purse that runs low stops the least needed first ([`Spare`]): spares from the start, and more than are missing, while half of it
+//! is left, then spares of late reads; reads that are much too late go into debt, which is paid back before anybody else spends.
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 

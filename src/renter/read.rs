@@ -352,8 +352,8 @@ impl<'a> Race<'a> {
                         break;
                     }
                     let missing = self.need - self.won.len();
+                    let late = policy::lateness(now - self.began, patience.deadline);
                     for number in 0..missing + more {
-                        let late = policy::lateness(now - self.began, patience.deadline);
                         let Some(candidate) = self.take_spare(if number < missing { late } else { Spare::Eager }) else { break };
                         running.push(self.start(candidate));
                     }
