@@ -68,6 +68,16 @@ start_nodes() {
     done
 }
 
+# A cluster that is started again needs a moment until its nodes have found each other.
+wait_for_each_other() {
+    for _ in $(seq 100); do
+        on 1 status | grep -q 'FAILED NODES' || return 0
+        sleep 0.1
+    done
+    echo "error: the nodes do not reach each other; see $folder/1/log" >&2
+    exit 1
+}
+
 # The nodes learn of each other, share the data, and get a key and nine buckets.
 make_cluster() {
     local node id
@@ -107,6 +117,7 @@ start)
     [ -f "$folder/1/garage.toml" ] || write_configuration
     start_nodes
     [ -f "$folder/skygate.toml" ] || make_cluster
+    wait_for_each_other
     on 1 status
     echo
     echo "Now: skygate serve --config $folder/skygate.toml"
