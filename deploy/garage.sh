@@ -71,7 +71,7 @@ start_nodes() {
 # A cluster that is started again needs a moment until its nodes have found each other.
 wait_for_each_other() {
     for _ in $(seq 100); do
-        on 1 status | grep -q 'FAILED NODES' || return 0
+        [[ $(on 1 status) == *'FAILED NODES'* ]] || return 0
         sleep 0.1
     done
     echo "error: the nodes do not reach each other; see $folder/1/log" >&2

@@ -17,7 +17,7 @@ use rand_chacha::ChaCha8Rng;
 use skygate::renter::Window;
 use skygate::renter::budget::{Cost, Purse};
 use skygate::renter::host::{Latency, Operation, SizeClass, Spread};
-use skygate::renter::policy::{self, Spare};
+use skygate::renter::policy::{self, Patience, Spare};
 use tokio::time::Instant;
 
 use crate::model::{Host, NINE, Quantiles, READ_MAX_MS, SIX_OF_NINE, THIRTY, World, answer_ms, bound, hosts_of, shuffled};
@@ -171,14 +171,13 @@ impl Read<'_> {
         self.asked.push((host, now));
     }
 
-    /// Spares at a deadline and again after waits that double, as the program does it: so many more than are missing the first
-    /// time, `more` each time after it. `pay` says whether there is another one after so long; first come those for what is missing.
-    fn hedge(&mut self, (first, first_more): (f64, usize), more: usize, mut pay: impl FnMut(f64, bool) -> bool) {
-        let (mut now, mut at_once, mut wait) = (first, first_more, first * (1 + first_more.min(1)) as f64);
+    /// Spares at a deadline and again after waits that double, as the program does it: `more` than are missing each time after the
+    /// first. `first` is the deadline, unrounded. `pay` says whether there is another one after so long.
+    fn hedge(&mut self, first: f64, patience: Patience, more: usize, mut pay: impl FnMut(f64, Spare) -> bool) {
+        let (mut now, mut at_once, mut wait) = (first, patience.more, first * (1 + patience.more.min(1)) as f64);
         while self.end() > now && now < READ_MAX_MS && !self.waiting.is_empty() {
-            let missing = self.missing(now);
-            for number in 0..missing + at_once {
-                if self.waiting.is_empty() || !pay(now, number >= missing) {
+            for spare in patience.spares(ms(now), self.missing(now), at_once) {
+                if self.waiting.is_empty() || !pay(now, spare) {
                     break;
                 }
                 self.ask(now);
@@ -245,7 +244,7 @@ fn read(learnt: &mut Learnt, answers: &[f64], ask: &Ask, policy: Policy) -> (f64
                 *budget -= if paid { 1.0 } else { 0.0 };
                 paid
             };
-            read.hedge((at, more), more, pay);
+            read.hedge(at, Patience { deadline: ms(at), more }, more, pay);
         }
         Policy::Program | Policy::ProgramUntold => {
             let piece = Cost { bytes: ask.piece_bytes, requests: 1 };
@@ -258,12 +257,8 @@ fn read(learnt: &mut Learnt, answers: &[f64], ask: &Ask, policy: Policy) -> (f64
             });
             let patience = policy::patience(&spreads(learnt, &read), ask.need, plan.late, Duration::ZERO);
             explore(learnt, &mut read);
-            let pay = |now: f64, is_more: bool| {
-                let late = policy::lateness(ms(now), patience.deadline);
-                learnt.purse.spend(window, if is_more { Spare::Eager } else { late }, piece)
-            };
-            let first = patience.deadline.as_secs_f64() * 1e3;
-            read.hedge((first, patience.more), usize::from(ask.need > 1), pay);
+            let pay = |_, spare| learnt.purse.spend(window, spare, piece);
+            read.hedge(patience.deadline.as_secs_f64() * 1e3, patience, policy::more_later(ask.need), pay);
         }
     }
     // Whoever has not answered by the end of a read is replaced then.

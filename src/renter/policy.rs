@@ -16,7 +16,7 @@
 //! Compared on the same seeded traces (`benches/hedging`, tables in `docs/hedging.md`) with k only, fixed spares, a spare
 //! at each host's own p95, and a deadline at a fixed factor of the slowest host's p90.
 
-use std::time::Duration;
+use std::{iter::repeat_n, time::Duration};
 
 use super::host::Spread;
 
@@ -73,8 +73,19 @@ impl Patience {
     /// Between the deadline and the next look at what is missing; each wait after that is twice as long, for what came so late is a
     /// worse guide than before. Spares of which one may be late are looked at sooner.
     pub fn next(self) -> Duration {
-        self.deadline * (1 + self.more as u32)
+        if self.more == 0 { self.deadline } else { self.deadline * 2 }
     }
+
+    /// The spares to ask when so much is missing after so long, `more` beyond that: how each is to be paid, those for what is missing
+    /// first.
+    pub fn spares(self, took: Duration, missing: usize, more: usize) -> impl Iterator<Item = Spare> {
+        repeat_n(lateness(took, self.deadline), missing).chain(repeat_n(Spare::Eager, more))
+    }
+}
+
+/// Spares beyond those for what is missing once the deadline has passed, at each later look.
+pub fn more_later(need: usize) -> usize {
+    usize::from(need > 1)
 }
 
 /// Why a spare is asked: who goes on longest while the purse empties comes last.
@@ -144,13 +155,17 @@ pub fn patience(asked: &[Spread], need: usize, late: f64, least: Duration) -> Pa
     if need == 1 {
         return not_late(Patience { deadline: at(1.0), more: 0 });
     }
-    let with_more = Patience { deadline: at(SPARES_MEAN), more: 1 };
+    let with_more = Patience { deadline: at(SPARES_MEAN), more: more_later(need) };
+    // Hosts on this machine: nothing else comes before it.
+    if with_more.deadline == least {
+        return with_more;
+    }
     let bare = not_late(Patience { deadline: at(BARE_SPARES_MEAN), more: 0 });
     if with_more.deadline <= bare.deadline + bare.next() { with_more } else { bare }
 }
 
 /// How a spare is to be paid that is asked after so long, when `patience` was the deadline.
-pub fn lateness(took: Duration, patience: Duration) -> Spare {
+fn lateness(took: Duration, patience: Duration) -> Spare {
     match took {
         took if took < OVERDUE_MIN || took < patience * OVERDUE_FACTOR => Spare::Late,
         took if took < HUNG_MIN => Spare::Overdue,
@@ -266,6 +281,14 @@ mod tests {
     fn a_bare_deadline_is_looked_after_sooner() {
         let at = |more| Patience { deadline: Duration::from_millis(40), more }.next().as_millis();
         assert_eq!([at(0), at(1)], [40, 80]);
+    }
+
+    #[test]
+    fn what_is_missing_is_paid_first() {
+        let patience = Patience { deadline: Duration::from_millis(40), more: 1 };
+        let spares = |took_ms, missing, more| patience.spares(Duration::from_millis(took_ms), missing, more).collect::<Vec<_>>();
+        assert_eq!(spares(40, 2, 1), [Spare::Late, Spare::Late, Spare::Eager]);
+        assert_eq!(spares(120, 1, 0), [Spare::Overdue]);
     }
 
     #[test]

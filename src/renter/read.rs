@@ -351,15 +351,13 @@ impl<'a> Race<'a> {
                         self.late += running.len();
                         break;
                     }
-                    let missing = self.need - self.won.len();
-                    let late = policy::lateness(now - self.began, patience.deadline);
-                    for number in 0..missing + more {
-                        let Some(candidate) = self.take_spare(if number < missing { late } else { Spare::Eager }) else { break };
+                    for spare in patience.spares(now - self.began, self.need - self.won.len(), more) {
+                        let Some(candidate) = self.take_spare(spare) else { break };
                         running.push(self.start(candidate));
                     }
                     let next = if self.waiting.is_empty() { end } else { end.min(now + wait) };
                     alarm.as_mut().reset(next);
-                    (more, wait) = (usize::from(self.need > 1), wait * 2);
+                    (more, wait) = (policy::more_later(self.need), wait * 2);
                 }
             }
         }
